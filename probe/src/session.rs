@@ -1,0 +1,125 @@
+//! What the probe does, without QEMU's types: keeps the stream and the block table, and talks to the host.
+
+use std::os::unix::net::UnixStream;
+
+use trace::block::{Block, Instruction, Table};
+use trace::codec;
+use trace::message::{FromProbe, PROTOCOL, ToProbe};
+use trace::stream::{Full, Stream, Unaccounted};
+
+/// Why the probe can't go on.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// The host is gone: nobody needs this run any more.
+    HostGone,
+    Unaccounted(Unaccounted),
+    /// The host said something out of turn.
+    Protocol(&'static str),
+}
+
+impl From<codec::Error> for Trouble {
+    fn from(_: codec::Error) -> Self {
+        Trouble::HostGone
+    }
+}
+
+impl From<Unaccounted> for Trouble {
+    fn from(unaccounted: Unaccounted) -> Self {
+        Trouble::Unaccounted(unaccounted)
+    }
+}
+
+pub(crate) struct Session {
+    host: UnixStream,
+    table: Table,
+    stream: Stream,
+    /// Chunks that may be run before the host has to grant more.
+    credit: u64,
+}
+
+impl Session {
+    /// Greets the host and waits until it lets the guest start.
+    pub(crate) fn open(host: UnixStream, plugin_api: i32, target: String, system: bool) -> Result<Self, Trouble> {
+        let mut session = Session { host, table: Table::default(), stream: Stream::default(), credit: 0 };
+        session.say(&FromProbe::Hello { protocol: PROTOCOL, plugin_api, target, system })?;
+        match codec::read(&mut session.host)? {
+            Some(ToProbe::Go { credit }) => session.credit = credit,
+            Some(_) => return Err(Trouble::Protocol("expected Go")),
+            None => return Err(Trouble::HostGone),
+        }
+        Ok(session)
+    }
+
+    pub(crate) fn translated(&mut self, instructions: &[Instruction]) -> &'static Block {
+        self.table.intern(instructions)
+    }
+
+    #[inline]
+    pub(crate) fn entered(&mut self, block: &'static Block, started: u64) -> Result<(), Trouble> {
+        match self.stream.enter(block, started) {
+            Ok(None) => Ok(()),
+            Ok(Some(full)) => self.chunk(full),
+            Err(unaccounted) => Err(unaccounted.into()),
+        }
+    }
+
+    /// The run is over: says so and serves questions until the host lets go.
+    pub(crate) fn ended(&mut self, started: u64) -> Result<(), Trouble> {
+        if let Some(full) = self.stream.finish(started)? {
+            self.say(&FromProbe::Chunk { index: full.index, digest: full.digest })?;
+        }
+        let (position, digest) = self.stream.end();
+        self.say(&FromProbe::End { position, digest })?;
+        loop {
+            match codec::read(&mut self.host)? {
+                Some(ToProbe::Finish) | None => return Ok(()),
+                Some(message) => self.answer(message)?,
+            }
+        }
+    }
+
+    /// Tells the host why nothing more will come. The host may be gone; then there is nobody to tell.
+    pub(crate) fn fail(&mut self, why: &str) {
+        let _ = self.say(&FromProbe::Failure(why.to_owned()));
+    }
+
+    #[cold]
+    fn chunk(&mut self, full: Full) -> Result<(), Trouble> {
+        self.say(&FromProbe::Chunk { index: full.index, digest: full.digest })?;
+        while full.index + 1 >= self.credit || self.asked()? {
+            match codec::read(&mut self.host)? {
+                Some(message) => self.answer(message)?,
+                None => return Err(Trouble::HostGone),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the host has said something that is not read yet.
+    fn asked(&self) -> Result<bool, Trouble> {
+        crate::ffi::readable(&self.host).map_err(|_| Trouble::HostGone)
+    }
+
+    fn answer(&mut self, message: ToProbe) -> Result<(), Trouble> {
+        match message {
+            ToProbe::Credit(credit) => {
+                self.credit = self.credit.max(credit);
+                Ok(())
+            }
+            ToProbe::Digests { from, to } => {
+                let digests = self.stream.digests(&self.table, from, to);
+                self.say(&FromProbe::Digests(digests))
+            }
+            ToProbe::Window(index) => {
+                let window = self.stream.window(&self.table, index);
+                self.say(&FromProbe::Window(window))
+            }
+            ToProbe::Go { .. } => Err(Trouble::Protocol("Go a second time")),
+            ToProbe::Finish => Err(Trouble::HostGone),
+        }
+    }
+
+    fn say(&mut self, message: &FromProbe) -> Result<(), Trouble> {
+        Ok(codec::write(&mut self.host, message)?)
+    }
+}

@@ -1,0 +1,300 @@
+//! A build that is running with the probe inside.
+//!
+//! Nothing of a run has a name in the file system: the probe's socket is one end of a socket pair, the log that
+//! QEMU writes is a pipe, the log that it reads an unnamed file, all passed as open descriptors. So there is
+//! nothing to clean up, whoever dies; and QEMU itself is killed by the kernel when the thread that started it
+//! ends (`PR_SET_PDEATHSIG`), which therefore has to be the main thread.
+
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use trace::codec;
+use trace::message::{FromProbe, PROTOCOL, ToProbe};
+
+use crate::build::Build;
+
+/// What happens to a run, in the order in which it is seen on each of its streams.
+#[derive(Debug)]
+pub enum Happening {
+    /// Bytes on QEMU's standard output: the guest's console.
+    Console(Vec<u8>),
+    Probe(FromProbe),
+    /// The probe will say nothing more: QEMU ended, or what came was not a message (then why).
+    ProbeGone(Option<String>),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("no probe at `{0}`: build it (cargo build --release), or say in TANDEM_PROBE where libtandem_probe.so lies")]
+    NoProbe(PathBuf),
+    #[error("`{path}` can't be started: {why}")]
+    Start { path: PathBuf, why: io::Error },
+    #[error("`{0}` was built without plugins (--disable-plugins), which Tandem needs; use a build with them")]
+    NoPlugins(PathBuf),
+    #[error("`{path}` ended before the guest's first instruction ({ending}): {said}")]
+    Stillborn { path: PathBuf, ending: String, said: String },
+    #[error("`{0}` did not load the probe within {limit} s; is it a system emulator?", limit = START_LIMIT.as_secs())]
+    Mute(PathBuf),
+    #[error("`{path}` loaded a probe of another release (protocol {theirs}, expected {PROTOCOL}); rebuild, or unset TANDEM_PROBE")]
+    OtherProbe { path: PathBuf, theirs: u32 },
+    #[error("the connection to the probe failed: {0}")]
+    Link(#[from] codec::Error),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// How long QEMU may take to load the probe.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// How long QEMU may take to end once the probe has let it go.
+const END_LIMIT: Duration = Duration::from_secs(20);
+/// How much of QEMU's standard error is kept, bytes.
+const KEPT_ERRORS: usize = 16 << 10;
+
+/// Where the built probe lies: `TANDEM_PROBE`, or beside the program, or beside its folder (as for tests).
+///
+/// # Errors
+/// Where there is none.
+pub fn probe() -> Result<PathBuf, Error> {
+    const NAME: &str = "libtandem_probe.so";
+    if let Some(path) = std::env::var_os("TANDEM_PROBE") {
+        let path = PathBuf::from(path);
+        return if path.is_file() { Ok(std::path::absolute(&path)?) } else { Err(Error::NoProbe(path)) };
+    }
+    let program = std::env::current_exe()?;
+    let beside = program.parent().unwrap_or(Path::new("/")).join(NAME);
+    if beside.is_file() { Ok(beside) } else { Err(Error::NoProbe(beside)) }
+}
+
+/// What to start.
+pub struct Plan<'a> {
+    pub build: &'a Build,
+    pub arguments: &'a [String],
+    pub probe: &'a Path,
+    /// Descriptors besides the probe's socket that QEMU shall have, under the same numbers.
+    pub passed: &'a [BorrowedFd<'a>],
+}
+
+/// A running QEMU. Dropping it kills it.
+pub struct Run {
+    path: PathBuf,
+    child: Child,
+    probe: UnixStream,
+    errors: Arc<Mutex<Vec<u8>>>,
+    readers: Vec<JoinHandle<()>>,
+    ended: Option<ExitStatus>,
+    /// What the probe said of the build.
+    pub plugin_api: i32,
+    pub target: String,
+}
+
+impl Run {
+    /// Starts a build, and waits until its probe has spoken: the guest stands before its first instruction.
+    /// `tell` is called from other threads with what happens after [`Run::go`]. To be called on the main thread.
+    ///
+    /// # Errors
+    /// Where QEMU does not come up with the probe.
+    pub fn start(plan: &Plan, tell: impl Fn(Happening) + Clone + Send + 'static) -> Result<Self, Error> {
+        let (host, guest) = UnixStream::pair()?;
+        let mut passed: Vec<RawFd> = plan.passed.iter().map(AsRawFd::as_raw_fd).collect();
+        passed.push(guest.as_raw_fd());
+        let mut command = Command::new(&plan.build.path);
+        command
+            .args(plan.arguments)
+            .arg("-plugin")
+            .arg(format!("{},fd={}", plan.probe.display(), guest.as_raw_fd()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        hand_over(&mut command, passed);
+        let mut child =
+            command.spawn().map_err(|why| Error::Start { path: plan.build.path.clone(), why })?;
+        drop(guest);
+        let errors = Arc::new(Mutex::new(Vec::new()));
+        let mut readers = Vec::new();
+        if let Some(stdout) = child.stdout.take() {
+            let tell = tell.clone();
+            readers.push(std::thread::spawn(move || read_all(stdout, |bytes| tell(Happening::Console(bytes.to_vec())))));
+        }
+        if let Some(stderr) = child.stderr.take() {
+            let errors = Arc::clone(&errors);
+            readers.push(std::thread::spawn(move || {
+                read_all(stderr, |bytes| {
+                    if let Ok(mut kept) = errors.lock() {
+                        kept.extend_from_slice(bytes);
+                        let over = kept.len().saturating_sub(KEPT_ERRORS);
+                        kept.drain(..over);
+                    }
+                });
+            }));
+        }
+        let path = plan.build.path.clone();
+        let mut run =
+            Run { path, child, probe: host, errors, readers, ended: None, plugin_api: 0, target: String::new() };
+        run.greet()?;
+        let mut from = run.probe.try_clone()?;
+        run.readers.push(std::thread::spawn(move || {
+            loop {
+                match codec::read(&mut from) {
+                    Ok(Some(message)) => tell(Happening::Probe(message)),
+                    Ok(None) => return tell(Happening::ProbeGone(None)),
+                    // A killed QEMU leaves a connection that is reset, or a message cut short.
+                    Err(codec::Error::Io(_)) => return tell(Happening::ProbeGone(None)),
+                    Err(error) => return tell(Happening::ProbeGone(Some(error.to_string()))),
+                }
+            }
+        }));
+        Ok(run)
+    }
+
+    /// Waits for the probe's first words.
+    fn greet(&mut self) -> Result<(), Error> {
+        self.probe.set_read_timeout(Some(START_LIMIT))?;
+        let hello = codec::read::<FromProbe>(&mut self.probe);
+        self.probe.set_read_timeout(None)?;
+        match hello {
+            Ok(Some(FromProbe::Hello { protocol, .. })) if protocol != PROTOCOL => {
+                Err(Error::OtherProbe { path: self.path.clone(), theirs: protocol })
+            }
+            Ok(Some(FromProbe::Hello { plugin_api, target, .. })) => {
+                self.plugin_api = plugin_api;
+                self.target = target;
+                Ok(())
+            }
+            Err(codec::Error::Io(error))
+                if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) =>
+            {
+                Err(Error::Mute(self.path.clone()))
+            }
+            _ => {
+                let ending = describe(self.wait()?);
+                let said = self.errors();
+                if said.contains("plugin interface not enabled") || said.contains("-plugin: invalid option") {
+                    return Err(Error::NoPlugins(self.path.clone()));
+                }
+                let said = said.lines().rev().map(str::trim).find(|line| !line.is_empty());
+                let said = said.unwrap_or("it said nothing").to_owned();
+                Err(Error::Stillborn { path: self.path.clone(), ending, said })
+            }
+        }
+    }
+
+    /// Tells the probe something. Where QEMU has just died the message is lost: a
+    /// [`Happening::ProbeGone`] says so.
+    pub fn say(&mut self, message: &ToProbe) {
+        let _ = codec::write(&mut self.probe, message);
+    }
+
+    /// Ends QEMU in order, as its own window would: it finishes its log.
+    pub fn ask_to_end(&mut self) {
+        self.signal(Signal::SIGTERM);
+    }
+
+    /// Ends QEMU at once.
+    pub fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        if let (None, Ok(pid)) = (self.ended, i32::try_from(self.child.id())) {
+            let _ = kill(Pid::from_raw(pid), signal);
+        }
+    }
+
+    /// Waits until QEMU has ended and all that it said has been told; kills it where it does not end.
+    ///
+    /// # Errors
+    /// Where it can't be waited for.
+    pub fn wait(&mut self) -> io::Result<ExitStatus> {
+        if let Some(status) = self.ended {
+            return Ok(status);
+        }
+        let begin = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait()? {
+                break status;
+            }
+            if begin.elapsed() > END_LIMIT {
+                self.kill();
+                break self.child.wait()?;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        self.ended = Some(status);
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
+        Ok(status)
+    }
+
+    /// The last that QEMU said on its standard error.
+    #[must_use]
+    pub fn errors(&self) -> String {
+        self.errors.lock().map(|kept| String::from_utf8_lossy(&kept).trim().to_owned()).unwrap_or_default()
+    }
+
+    /// QEMU's process id, for messages and for tests.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = self.wait();
+    }
+}
+
+/// How a process ended, in words.
+#[must_use]
+pub fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal().map(Signal::try_from)) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(Ok(signal))) => format!("killed by {signal}"),
+        _ => "ended".to_owned(),
+    }
+}
+
+fn read_all(mut from: impl Read, mut take: impl FnMut(&[u8])) {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(n) => take(&buffer[..n]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// Leaves `passed` open in the child, and ties its life to this thread's.
+#[allow(unsafe_code)]
+fn hand_over(command: &mut Command, passed: Vec<RawFd>) {
+    let parent = std::process::id();
+    let prepare = move || {
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // The parent may have died before the line above.
+        if u32::try_from(nix::unistd::getppid().as_raw()) != Ok(parent) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        for &fd in &passed {
+            // SAFETY: the parent holds `fd` open until the child is started.
+            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec only system calls are made; nothing allocates or locks.
+    unsafe { command.pre_exec(prepare) };
+}

@@ -1,0 +1,95 @@
+//! What a recording says of its run: how it was started, and how it ended.
+
+use std::path::{Path, PathBuf};
+
+use qemu::arguments::{Arguments, Time};
+use qemu::build::Build;
+use qemu::digest::sha256;
+use serde::{Deserialize, Serialize};
+
+/// How a recording was started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The version of Tandem that recorded.
+    pub tandem: String,
+    pub build: Build,
+    /// QEMU's name of the guest's architecture.
+    pub target: String,
+    /// The guest's arguments as the user gave them, and the folder in which they were given.
+    pub arguments: Vec<String>,
+    pub folder: PathBuf,
+    /// The whole command line that QEMU was started with.
+    pub line: Vec<String>,
+    pub time: Time,
+    /// The version word of QEMU's log.
+    pub log: u32,
+    /// The guest's files.
+    pub files: Vec<GuestFile>,
+    /// When it began, seconds since 1970 UTC.
+    pub began: u64,
+    /// Instructions in a chunk of the witness.
+    pub chunk: u64,
+}
+
+/// A file that the command line names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestFile {
+    pub path: PathBuf,
+    pub bytes: u64,
+    /// SHA-256, hexadecimal.
+    pub sha256: String,
+}
+
+/// How a recording ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    /// The run's end: instructions up to the request to shut down, and the digest of the stream there. What
+    /// runs after the request is not the same from run to run.
+    pub position: u64,
+    pub digest: u64,
+    /// QEMU's icount at that place.
+    pub icount: u64,
+    /// Events in the log.
+    pub events: u64,
+    /// In words: who ended the guest.
+    pub cause: String,
+    /// QEMU's exit status; `None` where a signal killed it.
+    pub status: Option<i32>,
+}
+
+/// A guest's file that is not what it was.
+#[derive(Debug, thiserror::Error)]
+pub enum Changed {
+    #[error("`{0}`, which the recording was made with, can't be read ({1}); put it back where it was")]
+    Unreadable(PathBuf, std::io::Error),
+    #[error("`{path}` has changed since the recording was made (SHA-256 {now}, it was {then}); put the old file back, or record again", now = &now[..12], then = &then[..12])]
+    Different { path: PathBuf, then: String, now: String },
+}
+
+impl GuestFile {
+    fn of(path: &Path) -> std::io::Result<Self> {
+        Ok(GuestFile { bytes: std::fs::metadata(path)?.len(), sha256: sha256(path)?, path: path.to_owned() })
+    }
+
+    /// Every file that `arguments`, given in `folder`, name.
+    ///
+    /// # Errors
+    /// Where one can't be read; its path comes with the error.
+    pub fn all(arguments: &Arguments, folder: &Path) -> Result<Vec<Self>, (PathBuf, std::io::Error)> {
+        let one = |path: PathBuf| GuestFile::of(&path).map_err(|error| (path, error));
+        arguments.files(folder).into_iter().map(one).collect()
+    }
+
+    /// Whether the file is still what it was.
+    ///
+    /// # Errors
+    /// Where it isn't.
+    pub fn check(&self) -> Result<(), Changed> {
+        let now = sha256(&self.path).map_err(|error| Changed::Unreadable(self.path.clone(), error))?;
+        if now == self.sha256 {
+            Ok(())
+        } else {
+            Err(Changed::Different { path: self.path.clone(), then: self.sha256.clone(), now })
+        }
+    }
+}

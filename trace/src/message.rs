@@ -1,0 +1,78 @@
+//! What probe and host tell each other over their socket, framed by [`crate::codec`].
+//!
+//! The probe speaks first, with [`FromProbe::Hello`], and waits for [`ToProbe::Go`] before the guest's first
+//! instruction. While the guest runs it sends a [`FromProbe::Chunk`] each time one is full, and answers
+//! questions then. It waits at the end of a chunk when its credit is used up, and after [`FromProbe::End`]
+//! until it is let go with [`ToProbe::Finish`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::block::Instruction;
+
+/// Changes with every change of these messages: a probe and a host of two releases must not talk.
+pub const PROTOCOL: u32 = 1;
+
+/// Instructions in a chunk: 2^20.
+pub const CHUNK: u64 = 1 << 20;
+
+/// How many whole chunks a probe remembers beside the one that it is in.
+pub const KEPT: u64 = 6;
+
+/// The most digests that one [`ToProbe::Digests`] may ask for.
+pub const MOST_DIGESTS: u64 = 1 << 18;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromProbe {
+    /// The probe is loaded.
+    Hello {
+        protocol: u32,
+        /// The version of QEMU's plugin interface that the build speaks at the most.
+        plugin_api: i32,
+        /// QEMU's name of the guest's architecture, `x86_64` or the like.
+        target: String,
+        /// System emulation, or one user program.
+        system: bool,
+    },
+    /// Chunk `index` (from 0) is full; `digest` is that of the whole stream up to its end.
+    Chunk { index: u64, digest: u64 },
+    /// The run has ended after `position` instructions with this digest of the whole stream.
+    End { position: u64, digest: u64 },
+    /// The answer to [`ToProbe::Digests`]; `None` where the probe no longer or not yet knows.
+    Digests(Option<Vec<u64>>),
+    /// The answer to [`ToProbe::Window`]; `None` where the probe no longer or not yet knows.
+    Window(Option<Window>),
+    /// The probe can't go on: whatever it said after the last chunk is void.
+    Failure(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToProbe {
+    /// Run, up to the end of `credit` chunks.
+    Go { credit: u64 },
+    /// Run on, up to the end of `credit` chunks counted from the start.
+    Credit(u64),
+    /// The digests at each position from `from` to `to`, both included.
+    Digests { from: u64, to: u64 },
+    /// The instructions of chunk `0`.
+    Window(u64),
+    /// Nothing more will be asked.
+    Finish,
+}
+
+/// A stretch of the stream, as block entries.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Window {
+    /// Position of the first instruction: how many ran before it.
+    pub first: u64,
+    pub visits: Vec<Visit>,
+    /// The blocks that `visits` name by their index here.
+    pub blocks: Vec<Vec<Instruction>>,
+}
+
+/// One entry into a block: instructions `skip..skip + ran` of it belong to the window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Visit {
+    pub block: u32,
+    pub skip: u32,
+    pub ran: u32,
+}

@@ -1,0 +1,357 @@
+//! From block entries to the exact instruction stream, chunk by chunk.
+//!
+//! The probe says that a block was entered and how many instructions have started since the entry before. Two
+//! rules make the stream exact whatever way QEMU cuts it:
+//! 1. A block may end early (a fault in the middle): only the instructions that started count.
+//! 2. An instruction may start twice: a store that changes its own block's code, or I/O in the middle of a
+//!    block, makes QEMU abandon the block and start again at that very instruction. So where fewer started
+//!    than the block has, and the next block starts at the last one started, that one counts once.
+//!
+//! A position is the number of instructions before a point of the stream. An instruction that faults is in the
+//! stream each time it starts, so positions run ahead of QEMU's own icount by one for each such fault.
+
+use std::collections::VecDeque;
+
+use crate::block::{Block, Table};
+use crate::digest::{Step, append};
+use crate::message::{CHUNK, KEPT, MOST_DIGESTS, Visit, Window};
+
+/// Marks an entry whose number of instructions follows in the next word.
+const PARTIAL: u32 = 1 << 31;
+
+/// The last chunk or so of block entries: what digests can be asked for and expanded.
+#[derive(Debug, Default)]
+struct Chunk {
+    /// Position and digest where it starts.
+    first: u64,
+    digest: u64,
+    /// Instructions of the first entry that belong to the chunk before.
+    skip: u32,
+    /// Block numbers; with [`PARTIAL`] set, the next word says how many instructions ran.
+    entries: Vec<u32>,
+}
+
+impl Chunk {
+    fn push(&mut self, block: u32, count: u32, ran: u32) {
+        if ran == count {
+            self.entries.push(block);
+        } else {
+            self.entries.extend([block | PARTIAL, ran]);
+        }
+    }
+
+    /// Its entries, expanded. The last may reach into the next chunk.
+    fn visits<'a>(&'a self, table: &'a Table) -> impl Iterator<Item = (&'static Block, Visit)> + 'a {
+        let mut skip = self.skip;
+        let mut words = self.entries.iter().copied();
+        std::iter::from_fn(move || {
+            let word = words.next()?;
+            let block = table.get(word & !PARTIAL);
+            let ran = if word & PARTIAL == 0 { block.count() } else { words.next()? };
+            let visit = Visit { block: block.id(), skip, ran: ran - skip };
+            skip = 0;
+            Some((block, visit))
+        })
+    }
+}
+
+/// A full chunk: its index from 0 and the digest of the whole stream up to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Full {
+    pub index: u64,
+    pub digest: u64,
+}
+
+/// More instructions started than the block entered last has: the build does not say every entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{started} instructions started in the block at {address:#x}, which has {count}")]
+pub struct Unaccounted {
+    pub address: u64,
+    pub count: u32,
+    pub started: u64,
+}
+
+/// The stream of one vCPU.
+#[derive(Debug)]
+pub struct Stream {
+    running: Option<&'static Block>,
+    position: u64,
+    digest: u64,
+    /// Where the current chunk ends.
+    boundary: u64,
+    current: Chunk,
+    /// The chunks before, oldest first.
+    kept: VecDeque<Chunk>,
+}
+
+impl Default for Stream {
+    fn default() -> Self {
+        Stream {
+            running: None,
+            position: 0,
+            digest: 0,
+            boundary: CHUNK,
+            current: Chunk::default(),
+            kept: VecDeque::new(),
+        }
+    }
+}
+
+impl Stream {
+    /// Instructions that are in the stream for certain, and their digest.
+    #[must_use]
+    pub fn end(&self) -> (u64, u64) {
+        (self.position, self.digest)
+    }
+
+    /// `block` is entered; `started` instructions have started since the entry before.
+    ///
+    /// # Errors
+    /// Where the entry before does not account for `started`.
+    #[inline]
+    pub fn enter(&mut self, block: &'static Block, started: u64) -> Result<Option<Full>, Unaccounted> {
+        let Some(before) = self.running.replace(block) else { return Ok(None) };
+        let end = self.position + started;
+        if started == u64::from(before.count()) && end < self.boundary {
+            self.digest = before.step().after(self.digest);
+            self.position = end;
+            self.current.entries.push(before.id());
+            return Ok(None);
+        }
+        self.leave(before, started, block.addresses().first().copied())
+    }
+
+    /// The run is over; `started` instructions have started since the last entry.
+    ///
+    /// # Errors
+    /// Where the last entry does not account for `started`.
+    pub fn finish(&mut self, started: u64) -> Result<Option<Full>, Unaccounted> {
+        match self.running.take() {
+            Some(before) => self.leave(before, started, None),
+            None => Ok(None),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn leave(&mut self, block: &'static Block, started: u64, next: Option<u64>) -> Result<Option<Full>, Unaccounted> {
+        let addresses = block.addresses();
+        let mut ran = match u32::try_from(started) {
+            Ok(ran) if ran <= block.count() => ran,
+            _ => return Err(Unaccounted { address: addresses[0], count: block.count(), started }),
+        };
+        if ran > 0 && ran < block.count() && next == Some(addresses[ran as usize - 1]) {
+            ran -= 1;
+        }
+        if ran == 0 {
+            return Ok(None);
+        }
+        let end = self.position + u64::from(ran);
+        let mut full = None;
+        let mut rest = &addresses[..ran as usize];
+        self.current.push(block.id(), block.count(), ran);
+        if end >= self.boundary {
+            let (inside, after) = rest.split_at(usize::try_from(self.boundary - self.position).unwrap_or(usize::MAX));
+            self.digest = Step::over(inside).after(self.digest);
+            full = Some(Full { index: self.boundary / CHUNK - 1, digest: self.digest });
+            self.turn();
+            if !after.is_empty() {
+                self.current.push(block.id(), block.count(), ran);
+                self.current.skip = ran - u32::try_from(after.len()).unwrap_or(ran);
+            }
+            rest = after;
+        }
+        self.digest = Step::over(rest).after(self.digest);
+        self.position = end;
+        Ok(full)
+    }
+
+    /// Starts the next chunk at the boundary, with the entries' memory of the oldest one.
+    fn turn(&mut self) {
+        let mut entries = if self.kept.len() as u64 == KEPT {
+            self.kept.pop_front().map(|chunk| chunk.entries).unwrap_or_default()
+        } else {
+            Vec::new()
+        };
+        entries.clear();
+        let next = Chunk { first: self.boundary, digest: self.digest, skip: 0, entries };
+        self.kept.push_back(std::mem::replace(&mut self.current, next));
+        self.boundary += CHUNK;
+    }
+
+    fn chunks(&self) -> impl Iterator<Item = &Chunk> {
+        self.kept.iter().chain(std::iter::once(&self.current))
+    }
+
+    /// The digests at each position from `from` to `to`, both included; `None` where one of them is forgotten
+    /// or has not come yet, or they are more than [`MOST_DIGESTS`].
+    #[must_use]
+    pub fn digests(&self, table: &Table, from: u64, to: u64) -> Option<Vec<u64>> {
+        if from > to || to > self.position || to - from >= MOST_DIGESTS {
+            return None;
+        }
+        let mut found = Vec::new();
+        for chunk in self.chunks() {
+            let (mut position, mut digest) = (chunk.first, chunk.digest);
+            // A chunk's last entry may reach over its end: the next chunk starts there.
+            let end = (chunk.first + CHUNK).min(self.position);
+            if from <= position && position <= to && found.is_empty() {
+                found.push(digest);
+            }
+            if chunk.first > to || end < from {
+                continue;
+            }
+            for (block, visit) in chunk.visits(table) {
+                for &address in &block.addresses()[visit.skip as usize..(visit.skip + visit.ran) as usize] {
+                    if position == end {
+                        break;
+                    }
+                    digest = append(digest, address);
+                    position += 1;
+                    if from <= position && position <= to {
+                        found.push(digest);
+                    }
+                }
+            }
+        }
+        (found.len() as u64 == to - from + 1).then_some(found)
+    }
+
+    /// The instructions of chunk `index`, as far as they have run; `None` where it is forgotten or has not begun.
+    #[must_use]
+    pub fn window(&self, table: &Table, index: u64) -> Option<Window> {
+        let chunk = self.chunks().find(|chunk| chunk.first / CHUNK == index)?;
+        let mut window = Window { first: chunk.first, ..Window::default() };
+        let mut named = std::collections::HashMap::new();
+        let mut left = u32::try_from(CHUNK.min(self.position - chunk.first)).unwrap_or(u32::MAX);
+        for (block, mut visit) in chunk.visits(table) {
+            visit.ran = visit.ran.min(left);
+            left -= visit.ran;
+            visit.block = *named.entry(block.id()).or_insert_with(|| {
+                window.blocks.push(block.instructions());
+                u32::try_from(window.blocks.len() - 1).unwrap_or(u32::MAX)
+            });
+            window.visits.push(visit);
+        }
+        Some(window)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::Instruction;
+    use proptest::prelude::*;
+
+    fn block(table: &mut Table, addresses: &[u64]) -> &'static Block {
+        let instructions: Vec<_> =
+            addresses.iter().map(|&address| Instruction { address, bytes: vec![0x90] }).collect();
+        table.intern(&instructions)
+    }
+
+    fn plain(addresses: &[u64]) -> u64 {
+        addresses.iter().fold(0, |digest, &address| append(digest, address))
+    }
+
+    fn expand(window: &Window) -> Vec<u64> {
+        window
+            .visits
+            .iter()
+            .flat_map(|v| {
+                let range = v.skip as usize..(v.skip + v.ran) as usize;
+                window.blocks[v.block as usize][range].iter().map(|i| i.address)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_fault_in_the_middle_counts_what_started() {
+        let (mut table, mut stream) = (Table::default(), Stream::default());
+        let (a, handler) = (block(&mut table, &[1, 2, 3, 4]), block(&mut table, &[100, 101]));
+        stream.enter(a, 0).unwrap();
+        stream.enter(handler, 3).unwrap();
+        stream.finish(2).unwrap();
+        assert_eq!(stream.end(), (5, plain(&[1, 2, 3, 100, 101])));
+    }
+
+    #[test]
+    fn an_instruction_that_starts_again_at_once_counts_once() {
+        let (mut table, mut stream) = (Table::default(), Stream::default());
+        let (a, again, rest) =
+            (block(&mut table, &[1, 2, 3, 4]), block(&mut table, &[2]), block(&mut table, &[3, 4]));
+        stream.enter(a, 0).unwrap();
+        stream.enter(again, 2).unwrap();
+        stream.enter(rest, 1).unwrap();
+        stream.finish(2).unwrap();
+        assert_eq!(stream.end(), (4, plain(&[1, 2, 3, 4])));
+    }
+
+    #[test]
+    fn a_loop_of_one_instruction_counts_each_time() {
+        let (mut table, mut stream) = (Table::default(), Stream::default());
+        let a = block(&mut table, &[7]);
+        stream.enter(a, 0).unwrap();
+        stream.enter(a, 1).unwrap();
+        stream.enter(a, 1).unwrap();
+        stream.finish(1).unwrap();
+        assert_eq!(stream.end(), (3, plain(&[7, 7, 7])));
+    }
+
+    #[test]
+    fn more_starts_than_instructions_is_an_error() {
+        let (mut table, mut stream) = (Table::default(), Stream::default());
+        let a = block(&mut table, &[7, 8]);
+        stream.enter(a, 0).unwrap();
+        assert_eq!(stream.enter(a, 3), Err(Unaccounted { address: 7, count: 2, started: 3 }));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+        /// The same stream, cut in two ways with blocks that end early, over several chunks.
+        #[test]
+        fn any_cutting_gives_the_same_chunks(cuts_a in prop::collection::vec((1usize..64, 0usize..4), 1..50),
+                                             cuts_b in prop::collection::vec((1usize..64, 0usize..4), 1..50),
+                                             period in 900u64..1100) {
+            let length = (CHUNK * 2 + CHUNK / 2) as usize;
+            let address = |position: usize| 0x1000 + position as u64 % period;
+            let mut streams = Vec::new();
+            for cuts in [cuts_a, cuts_b] {
+                let (mut table, mut stream, mut fulls) = (Table::default(), Stream::default(), Vec::new());
+                let (mut position, mut started) = (0usize, 0u64);
+                for (count, lost) in cuts.into_iter().cycle() {
+                    if position >= length { break; }
+                    let ran = count.min(length - position);
+                    // `lost` instructions behind those that ran belong to the block too.
+                    let addresses: Vec<u64> = (position..position + ran).map(address)
+                        .chain((0..lost).map(|k| 0xdead_0000 + k as u64)).collect();
+                    let entered = block(&mut table, &addresses);
+                    fulls.extend(stream.enter(entered, started).unwrap());
+                    started = ran as u64;
+                    position += ran;
+                }
+                fulls.extend(stream.finish(started).unwrap());
+                streams.push((stream, table, fulls));
+            }
+            let (a, table_a, fulls_a) = &streams[0];
+            let (b, table_b, fulls_b) = &streams[1];
+            prop_assert_eq!(fulls_a.len(), 2);
+            prop_assert_eq!(fulls_a, fulls_b);
+            prop_assert_eq!(a.end(), b.end());
+            prop_assert_eq!(a.end().0, length as u64);
+            for index in 0..3 {
+                let window_a = expand(&a.window(table_a, index).unwrap());
+                prop_assert_eq!(&window_a, &expand(&b.window(table_b, index).unwrap()));
+                prop_assert_eq!(window_a[0], address((index * CHUNK) as usize));
+            }
+            prop_assert!(a.window(table_a, 3).is_none());
+            let around = (CHUNK - 100, CHUNK + 100);
+            let digests = a.digests(table_a, around.0, around.1).unwrap();
+            prop_assert_eq!(&digests, &b.digests(table_b, around.0, around.1).unwrap());
+            prop_assert_eq!(digests[100], fulls_a[0].digest);
+            prop_assert_eq!(a.digests(table_a, a.end().0, a.end().0), Some(vec![a.end().1]));
+            prop_assert_eq!(a.digests(table_a, 0, 0), Some(vec![0]));
+            prop_assert_eq!(a.digests(table_a, a.end().0, a.end().0 + 1), None);
+        }
+    }
+}
