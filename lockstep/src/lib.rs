@@ -1,0 +1,12 @@
+//! Two builds side by side, to the first instruction at which they part.
+//!
+//! [`ride`] runs both and feeds [`comparator`], which decides from the digests where they part; [`expansion`]
+//! finds the instruction in the two windows that the probes then give; [`disassembly`] makes text of
+//! instructions; [`report`] is the result as data and [`text`] as a page to read.
+
+pub mod comparator;
+pub mod disassembly;
+pub mod expansion;
+pub mod report;
+pub mod ride;
+pub mod text;

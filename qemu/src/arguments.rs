@@ -314,6 +314,14 @@ impl Arguments {
         Ok(self.arranged(time, &format!(",rr={rr},rrfile={log}")))
     }
 
+    /// Whether two builds may run this from one recording: everything but its inputs has to be repeatable.
+    ///
+    /// # Errors
+    /// Where it isn't.
+    pub fn comparable(&self) -> Result<(), Refusal> {
+        self.refuse()
+    }
+
     /// The command line of a run that is the same each time by itself, without recording.
     ///
     /// # Errors

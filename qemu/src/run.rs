@@ -78,6 +78,8 @@ pub fn probe() -> Result<PathBuf, Error> {
 pub struct Plan<'a> {
     pub build: &'a Build,
     pub arguments: &'a [String],
+    /// Where QEMU is started: what relative paths in the arguments mean.
+    pub folder: &'a Path,
     pub probe: &'a Path,
     /// Descriptors besides the probe's socket that QEMU shall have, under the same numbers.
     pub passed: &'a [BorrowedFd<'a>],
@@ -109,6 +111,7 @@ impl Run {
         let mut command = Command::new(&plan.build.path);
         command
             .args(plan.arguments)
+            .current_dir(plan.folder)
             .arg("-plugin")
             .arg(format!("{},fd={}", plan.probe.display(), guest.as_raw_fd()))
             .stdin(Stdio::null())

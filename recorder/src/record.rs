@@ -91,8 +91,13 @@ pub fn record(request: &Request, show: &mut Show) -> Result<Recorded, Error> {
     let mut writer = Writer::create(request.output)?;
     let (tell, come) = channel();
     let told = tell.clone();
-    let plan =
-        Plan { build: request.build, arguments: &line, probe: request.probe, passed: &[log_end.as_fd()] };
+    let plan = Plan {
+        build: request.build,
+        arguments: &line,
+        folder: &folder,
+        probe: request.probe,
+        passed: &[log_end.as_fd()],
+    };
     let mut run = match Run::start(&plan, move |happening| drop(told.send(Come::Run(happening)))) {
         Ok(run) => run,
         Err(error) => {

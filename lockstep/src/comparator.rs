@@ -1,0 +1,329 @@
+//! Compares two streams by what their probes say, and says what to do next. Knows nothing of processes: its
+//! inputs are messages and its outputs instructions to the rider, so all of it can be tested without QEMU.
+
+use std::collections::VecDeque;
+
+use serde::Serialize;
+use trace::message::{CHUNK, KEPT};
+
+/// Chunks that the faster side may run ahead of what has been compared. The probe keeps the diverging one and the
+/// one before it while it runs ahead.
+pub const AHEAD: u64 = KEPT - 2;
+
+/// Chunks that one side may go on for after the other has ended: the time between a guest's shutdown and QEMU's
+/// end is not the same from run to run.
+const AFTER_END: u64 = 64;
+
+/// One of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    A,
+    B,
+}
+
+impl Side {
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Side::A => Side::B,
+            Side::B => Side::A,
+        }
+    }
+}
+
+impl std::fmt::Display for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Side::A => "A",
+            Side::B => "B",
+        })
+    }
+}
+
+/// Two of something, one a side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Pair<T> {
+    pub a: T,
+    pub b: T,
+}
+
+impl<T> Pair<T> {
+    pub fn of(mut make: impl FnMut(Side) -> T) -> Self {
+        Pair { a: make(Side::A), b: make(Side::B) }
+    }
+
+    pub fn get(&self, side: Side) -> &T {
+        match side {
+            Side::A => &self.a,
+            Side::B => &self.b,
+        }
+    }
+
+    pub fn get_mut(&mut self, side: Side) -> &mut T {
+        match side {
+            Side::A => &mut self.a,
+            Side::B => &mut self.b,
+        }
+    }
+}
+
+/// What the rider has to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Grant credit up to the end of so many chunks.
+    Credit(Side, u64),
+    /// Ask for the digest at a position.
+    Ask(Side, u64),
+    /// The streams part in this chunk.
+    Parted { chunk: u64 },
+    /// The streams are equal up to this position, and both have ended.
+    Same { position: u64 },
+    /// The streams are equal as far as both go, but this side ended and the other ran on.
+    Ended { side: Side, at: u64 },
+}
+
+/// A probe that breaks the order of its messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the probe of side {side} said chunk {said} where chunk {expected} was due")]
+pub struct OutOfTurn {
+    side: Side,
+    said: u64,
+    expected: u64,
+}
+
+#[derive(Debug, Default)]
+struct Stream {
+    /// Chunks that it has filled.
+    filled: u64,
+    /// Digests that wait for the other side's.
+    waiting: VecDeque<u64>,
+    /// Where it ended, and the digest there.
+    end: Option<(u64, u64)>,
+    asked: bool,
+}
+
+/// The state of a comparison.
+#[derive(Debug, Default)]
+pub struct Comparator {
+    streams: Pair<Stream>,
+    /// Chunks found equal.
+    equal: u64,
+    /// A position that both have to reach: a recording's end.
+    least: u64,
+    decided: bool,
+}
+
+impl Comparator {
+    /// `least` is the position that both sides have to reach (0 where none is known).
+    #[must_use]
+    pub fn new(least: u64) -> Self {
+        Comparator { least, ..Comparator::default() }
+    }
+
+    /// The credit to start with.
+    #[must_use]
+    pub fn first_credit() -> u64 {
+        AHEAD
+    }
+
+    /// Chunks found equal so far.
+    #[must_use]
+    pub fn equal(&self) -> u64 {
+        self.equal
+    }
+
+    fn decide(&mut self, order: Order) -> Vec<Order> {
+        self.decided = true;
+        vec![order]
+    }
+
+    /// `side` has filled a chunk.
+    ///
+    /// # Errors
+    /// Where that is not the next one.
+    pub fn chunk(&mut self, side: Side, index: u64, digest: u64) -> Result<Vec<Order>, OutOfTurn> {
+        let stream = self.streams.get_mut(side);
+        if index != stream.filled {
+            return Err(OutOfTurn { side, said: index, expected: stream.filled });
+        }
+        stream.filled += 1;
+        stream.waiting.push_back(digest);
+        if self.decided {
+            return Ok(Vec::new());
+        }
+        let before = self.equal;
+        while let (Some(a), Some(b)) = (self.streams.a.waiting.front(), self.streams.b.waiting.front()) {
+            if a != b {
+                let chunk = self.equal;
+                return Ok(self.decide(Order::Parted { chunk }));
+            }
+            self.streams.a.waiting.pop_front();
+            self.streams.b.waiting.pop_front();
+            self.equal += 1;
+        }
+        if self.streams.get(side.other()).end.is_some() {
+            return Ok(self.after_end());
+        }
+        if self.equal == before {
+            return Ok(Vec::new());
+        }
+        let credit = self.equal + AHEAD;
+        Ok(vec![Order::Credit(Side::A, credit), Order::Credit(Side::B, credit)])
+    }
+
+    /// `side` has ended.
+    pub fn ended(&mut self, side: Side, position: u64, digest: u64) -> Vec<Order> {
+        self.streams.get_mut(side).end = Some((position, digest));
+        if self.decided { Vec::new() } else { self.after_end() }
+    }
+
+    /// At least one side has ended: compare where the shorter one did.
+    fn after_end(&mut self) -> Vec<Order> {
+        let (shorter, at, digest) = match (self.streams.a.end, self.streams.b.end) {
+            (Some((a, digest)), Some((b, _))) if a <= b => (Side::A, a, digest),
+            (_, Some((b, digest))) => (Side::B, b, digest),
+            (Some((a, digest)), None) => (Side::A, a, digest),
+            (None, None) => return Vec::new(),
+        };
+        let longer = self.streams.get(shorter.other());
+        match longer.end {
+            Some((position, other)) if position == at => {
+                if digest == other {
+                    self.both_equal(at)
+                } else {
+                    self.decide(Order::Parted { chunk: at / CHUNK })
+                }
+            }
+            // Asked already, and equal or not yet answered.
+            _ if longer.asked => {
+                let filled = longer.filled;
+                if longer.end.is_none() {
+                    return vec![Order::Credit(shorter.other(), filled + AHEAD)];
+                }
+                Vec::new()
+            }
+            end if end.is_some() || longer.filled * CHUNK > at => {
+                self.streams.get_mut(shorter.other()).asked = true;
+                vec![Order::Ask(shorter.other(), at)]
+            }
+            // It has to come so far first, one step at a time, so that it still knows when it is asked.
+            _ => vec![Order::Credit(shorter.other(), longer.filled + 2)],
+        }
+    }
+
+    /// `side` has answered [`Order::Ask`].
+    pub fn answered(&mut self, side: Side, digest: u64) -> Vec<Order> {
+        if self.decided {
+            return Vec::new();
+        }
+        let Some((at, expected)) = self.streams.get(side.other()).end else { return Vec::new() };
+        if digest != expected {
+            return self.decide(Order::Parted { chunk: at / CHUNK });
+        }
+        self.equal = self.equal.max(at / CHUNK);
+        if self.streams.get(side).end.is_some() {
+            self.both_equal(at)
+        } else {
+            vec![Order::Credit(side, self.streams.get(side).filled + AHEAD)]
+        }
+    }
+
+    /// Both have ended, and are equal up to `at`, the shorter one's end.
+    fn both_equal(&mut self, at: u64) -> Vec<Order> {
+        let (Some((a, _)), Some((b, _))) = (self.streams.a.end, self.streams.b.end) else { return Vec::new() };
+        let side = if a <= b { Side::A } else { Side::B };
+        let order = if at < self.least || a.abs_diff(b) > AFTER_END * CHUNK {
+            Order::Ended { side, at }
+        } else {
+            Order::Same { position: if self.least > 0 { self.least } else { at } }
+        };
+        self.decide(order)
+    }
+
+    /// Which side ended, and where, if the other has run on for longer than any end takes.
+    #[must_use]
+    pub fn left_behind(&self) -> Option<(Side, u64)> {
+        [Side::A, Side::B].into_iter().find_map(|side| {
+            let (at, _) = self.streams.get(side).end?;
+            let other = self.streams.get(side.other());
+            (other.end.is_none() && other.asked && other.filled > at / CHUNK + AFTER_END).then_some((side, at))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_chunks_give_both_credit() {
+        let mut comparator = Comparator::new(0);
+        assert_eq!(comparator.chunk(Side::A, 0, 7), Ok(vec![]));
+        assert_eq!(comparator.chunk(Side::A, 1, 8), Ok(vec![]));
+        let credit = |n| vec![Order::Credit(Side::A, n), Order::Credit(Side::B, n)];
+        assert_eq!(comparator.chunk(Side::B, 0, 7), Ok(credit(1 + AHEAD)));
+        assert_eq!(comparator.chunk(Side::B, 1, 8), Ok(credit(2 + AHEAD)));
+    }
+
+    #[test]
+    fn the_first_unequal_chunk_decides() {
+        let mut comparator = Comparator::new(0);
+        comparator.chunk(Side::A, 0, 7).unwrap();
+        comparator.chunk(Side::B, 0, 7).unwrap();
+        comparator.chunk(Side::B, 1, 9).unwrap();
+        comparator.chunk(Side::B, 2, 10).unwrap();
+        assert_eq!(comparator.chunk(Side::A, 1, 8), Ok(vec![Order::Parted { chunk: 1 }]));
+        assert_eq!(comparator.chunk(Side::A, 2, 0), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_chunk_left_out_is_never_equal() {
+        let mut comparator = Comparator::new(0);
+        assert!(comparator.chunk(Side::A, 1, 7).is_err());
+    }
+
+    #[test]
+    fn two_ends_are_compared_at_the_shorter() {
+        let mut comparator = Comparator::new(0);
+        assert_eq!(comparator.ended(Side::A, 100, 5), vec![Order::Credit(Side::B, 2)]);
+        assert_eq!(comparator.ended(Side::B, 120, 6), vec![Order::Ask(Side::B, 100)]);
+        assert_eq!(comparator.answered(Side::B, 5), vec![Order::Same { position: 100 }]);
+    }
+
+    #[test]
+    fn unequal_where_the_shorter_ended_is_parted() {
+        let mut comparator = Comparator::new(0);
+        comparator.ended(Side::B, 100, 5);
+        assert_eq!(comparator.ended(Side::A, 120, 6), vec![Order::Ask(Side::A, 100)]);
+        assert_eq!(comparator.answered(Side::A, 4), vec![Order::Parted { chunk: 0 }]);
+        let mut comparator = Comparator::new(0);
+        comparator.ended(Side::A, 100, 5);
+        assert_eq!(comparator.ended(Side::B, 100, 6), vec![Order::Parted { chunk: 0 }]);
+    }
+
+    #[test]
+    fn a_side_that_runs_on_is_asked_and_then_left() {
+        let mut comparator = Comparator::new(0);
+        comparator.ended(Side::A, 100, 5);
+        assert_eq!(comparator.chunk(Side::B, 0, 1), Ok(vec![Order::Ask(Side::B, 100)]));
+        assert_eq!(comparator.answered(Side::B, 5), vec![Order::Credit(Side::B, 1 + AHEAD)]);
+        for index in 1..AFTER_END {
+            assert_eq!(comparator.left_behind(), None);
+            comparator.chunk(Side::B, index, index).unwrap();
+        }
+        assert_eq!(comparator.left_behind(), None);
+        comparator.chunk(Side::B, AFTER_END, 0).unwrap();
+        assert_eq!(comparator.left_behind(), Some((Side::A, 100)));
+    }
+
+    #[test]
+    fn a_recordings_end_has_to_be_reached() {
+        let mut comparator = Comparator::new(150);
+        comparator.ended(Side::A, 100, 5);
+        assert_eq!(comparator.ended(Side::B, 100, 5), vec![Order::Ended { side: Side::A, at: 100 }]);
+        let mut comparator = Comparator::new(90);
+        comparator.ended(Side::A, 100, 5);
+        assert_eq!(comparator.ended(Side::B, 100, 5), vec![Order::Same { position: 90 }]);
+    }
+}

@@ -1,0 +1,109 @@
+//! Instructions as text: iced-x86 for x86 guests, the bytes for others.
+//!
+//! The plugin interface does not say which mode an x86 guest is in. The lengths of the instructions as QEMU
+//! decoded them do, over the blocks that ran before: of 64, 32 and 16 bit the mode that gives all of the
+//! lengths furthest back.
+
+use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Formatter, IntelFormatter, Mnemonic};
+use trace::block::Instruction;
+
+use crate::expansion::Executed;
+
+/// What decodes the instructions of one place of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Disassembler {
+    /// 16, 32 or 64; `None` for guests that are not x86.
+    bits: Option<u32>,
+}
+
+/// Instructions whose result is the CPU model's or the host's own, and what it depends on.
+const MODEL: &[(Mnemonic, &str)] = &[
+    (Mnemonic::Cpuid, "the CPU model"),
+    (Mnemonic::Rdmsr, "the CPU model and the machine"),
+    (Mnemonic::Xgetbv, "the CPU model"),
+    (Mnemonic::Rdpmc, "the CPU model"),
+    (Mnemonic::Rdrand, "random bytes"),
+    (Mnemonic::Rdseed, "random bytes"),
+    (Mnemonic::Rdtsc, "the time"),
+    (Mnemonic::Rdtscp, "the time"),
+    (Mnemonic::In, "a device"),
+    (Mnemonic::Insb, "a device"),
+    (Mnemonic::Insw, "a device"),
+    (Mnemonic::Insd, "a device"),
+];
+
+impl Disassembler {
+    /// For the last instruction of `stream`, of a guest with QEMU's architecture name `target`.
+    #[must_use]
+    pub fn at_end(target: &str, stream: &[Executed]) -> Self {
+        if !matches!(target, "x86_64" | "i386") {
+            return Disassembler { bits: None };
+        }
+        let modes: &[u32] = if target == "i386" { &[32, 16] } else { &[64, 32, 16] };
+        let agreeing = |bits: u32| {
+            stream.iter().rev().take(4096).take_while(|executed| agrees(bits, executed.instruction)).count()
+        };
+        // `max_by_key` takes the last of equals; the first mode is the one to prefer.
+        Disassembler { bits: modes.iter().rev().copied().max_by_key(|&bits| agreeing(bits)) }
+    }
+
+    fn decode(self, instruction: &Instruction) -> Option<iced_x86::Instruction> {
+        let decoded = Decoder::with_ip(self.bits?, &instruction.bytes, instruction.address, DecoderOptions::NONE).decode();
+        (decoded.code() != Code::INVALID).then_some(decoded)
+    }
+
+    /// The instruction as text.
+    #[must_use]
+    pub fn text(self, instruction: &Instruction) -> String {
+        match self.decode(instruction) {
+            Some(decoded) => {
+                let mut text = String::new();
+                let mut formatter = IntelFormatter::new();
+                formatter.options_mut().set_hex_prefix("0x");
+                formatter.options_mut().set_hex_suffix("");
+                formatter.options_mut().set_space_after_operand_separator(true);
+                formatter.options_mut().set_branch_leading_zeros(false);
+                formatter.options_mut().set_uppercase_hex(false);
+                formatter.format(&decoded, &mut text);
+                text
+            }
+            None => format!("({})", hex(&instruction.bytes)),
+        }
+    }
+
+    /// What the instruction's result depends on, beside registers and memory.
+    #[must_use]
+    pub fn depends_on(self, instruction: &Instruction) -> Option<&'static str> {
+        let mnemonic = self.decode(instruction)?.mnemonic();
+        MODEL.iter().find(|(known, _)| *known == mnemonic).map(|&(_, on)| on)
+    }
+
+    /// Whether an instruction can be followed by anything but the next one, an exception apart; `None` where that
+    /// is not known.
+    #[must_use]
+    pub fn branches(self, instruction: &Instruction) -> Option<bool> {
+        let decoded = self.decode(instruction)?;
+        let repeated = decoded.has_rep_prefix() || decoded.has_repne_prefix();
+        Some(decoded.flow_control() != FlowControl::Next || repeated)
+    }
+
+    /// In which mode, for the report.
+    #[must_use]
+    pub fn mode(self) -> Option<u32> {
+        self.bits
+    }
+}
+
+pub(crate) fn agrees(bits: u32, instruction: &Instruction) -> bool {
+    let mut decoder = Decoder::with_ip(bits, &instruction.bytes, instruction.address, DecoderOptions::NONE);
+    let decoded = decoder.decode();
+    (bits == 64 || instruction.address <= u64::from(u32::MAX))
+        && decoded.code() != Code::INVALID
+        && decoded.len() == instruction.bytes.len()
+}
+
+/// Bytes as two digits each.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,371 @@
+//! Rides two builds in lockstep: starts both, feeds the comparator, and asks both probes for the place where they
+//! part.
+
+use std::io;
+use std::path::Path;
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use qemu::arguments::{Arguments, Refusal};
+use qemu::build::Build;
+use qemu::run::{self, Happening, Plan, Run, describe};
+use recorder::reader::Reader;
+use replayer::source::{self, Source};
+use trace::message::{CHUNK, FromProbe, ToProbe, Window};
+
+use crate::comparator::{Comparator, Order, OutOfTurn, Pair, Side};
+use crate::expansion::{expand, first_difference};
+use crate::report::{Compared, Divergence, Kind, Report, Ridden, Verdict, grouped};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("side {0}: {1}")]
+    Run(Side, run::Error),
+    #[error("side {0}: {1}")]
+    Refused(Side, Refusal),
+    #[error(transparent)]
+    Source(#[from] source::Error),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("side A is a {0} and side B a {1}: two builds of one guest architecture are needed")]
+    Targets(String, String),
+}
+
+/// What came instead of a verdict. The report says it too.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error(transparent)]
+    OutOfTurn(#[from] OutOfTurn),
+    #[error("the QEMU of side {side} died ({ending}){said}")]
+    Died { side: Side, ending: String, said: String },
+    #[error("the probe of side {0} can't go on: {1}")]
+    Probe(Side, String),
+    #[error("{0} for {limit} s", limit = STALL.as_secs())]
+    Stalled(String),
+    #[error("interrupted")]
+    Interrupted,
+    #[error("the digests of chunk {0} differ, but the instructions that the probes name do not")]
+    Unfound(u64),
+    #[error("the probe of side {0} has forgotten where they part")]
+    Forgotten(Side),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// How long both sides may go without a full chunk.
+const STALL: Duration = Duration::from_secs(60);
+
+/// How long one side may go on after the other has ended, at least.
+const AFTER_END: Duration = Duration::from_secs(10);
+
+pub struct Request<'a> {
+    pub builds: Pair<&'a Build>,
+    pub probe: &'a Path,
+    /// The guest's arguments; where a recording drives, they replace the recorded ones.
+    pub arguments: Option<&'a [String]>,
+    /// Added to one side only.
+    pub extra: Pair<&'a [String]>,
+    pub recording: Option<&'a mut Reader>,
+    pub interrupts: &'a AtomicU32,
+}
+
+/// What drives the two runs.
+struct Drive {
+    lines: Pair<Vec<String>>,
+    folder: std::path::PathBuf,
+    source: Option<Source>,
+    least: u64,
+    compares_console: bool,
+}
+
+impl Drive {
+    fn of(request: &mut Request) -> Result<Self, Error> {
+        let given = request.arguments.map(<[String]>::to_vec);
+        let (base, folder, source, least, recorded) = match request.recording.as_deref_mut() {
+            Some(recording) => {
+                let source = Source::unpack(recording, given.as_deref())?;
+                let recorded = recording.manifest.arguments.clone();
+                (source.line.clone(), source.folder.clone(), Some(source), recording.ending.position, recorded)
+            }
+            None => (Vec::new(), std::env::current_dir()?, None, 0, Vec::new()),
+        };
+        let mut lines = Pair { a: Vec::new(), b: Vec::new() };
+        let mut compares_console = true;
+        for side in [Side::A, Side::B] {
+            let extra = *request.extra.get(side);
+            let mut all = given.clone().unwrap_or_else(|| recorded.clone());
+            all.extend_from_slice(extra);
+            let parsed = Arguments::parse(&all);
+            // A monitor prints QEMU's version.
+            compares_console &= parsed.value("monitor") != Some("stdio") && parsed.value("qmp") != Some("stdio");
+            *lines.get_mut(side) = if source.is_some() {
+                // For its refusals: the recorded line is taken as it is.
+                parsed.comparable().map_err(|refusal| Error::Refused(side, refusal))?;
+                base.iter().chain(extra).cloned().collect()
+            } else {
+                parsed.deterministic().map_err(|refusal| Error::Refused(side, refusal))?
+            };
+        }
+        Ok(Drive { lines, folder, source, least, compares_console })
+    }
+}
+
+/// Rides until the builds part or both have ended. `progress` gets the instructions found equal.
+///
+/// # Errors
+/// Where no ride came about. Trouble on the way is in the report.
+pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Report, Error> {
+    let drive = Drive::of(&mut request)?;
+    let (tell, come) = channel();
+    let start = |side: Side| {
+        let log = drive.source.as_ref().map(Source::log);
+        let plan = Plan {
+            build: request.builds.get(side),
+            arguments: drive.lines.get(side),
+            folder: &drive.folder,
+            probe: request.probe,
+            passed: log.as_slice(),
+        };
+        let tell = tell.clone();
+        Run::start(&plan, move |happening| drop(tell.send((side, happening)))).map_err(|error| Error::Run(side, error))
+    };
+    let runs = Pair { a: start(Side::A)?, b: start(Side::B)? };
+    drop(tell);
+    if runs.a.target != runs.b.target {
+        return Err(Error::Targets(runs.a.target.clone(), runs.b.target.clone()));
+    }
+    let builds = Pair::of(|side| {
+        let (build, run) = (request.builds.get(side), runs.get(side));
+        Ridden {
+            path: build.path.display().to_string(),
+            version: build.version.clone(),
+            sha256: build.sha256.clone(),
+            plugin_api: run.plugin_api,
+            target: run.target.clone(),
+            line: drive.lines.get(side).clone(),
+        }
+    });
+    let mut what = vec!["control flow", "exit status"];
+    if drive.compares_console {
+        what.push("console");
+    }
+    let mut ride = Ride {
+        comparator: Comparator::new(drive.least),
+        runs,
+        come,
+        consoles: Pair::default(),
+        answers: Pair::default(),
+        moved: Instant::now(),
+        one_ended: None,
+    };
+    let found = ride.follow(request.interrupts, progress);
+    let equal = ride.comparator.equal();
+    let mut report = Report {
+        verdict: Verdict::Trouble,
+        summary: String::new(),
+        compared: Compared {
+            instructions: equal * CHUNK,
+            chunks: equal,
+            what,
+            driven_by: if drive.source.is_some() { "recording" } else { "live" },
+        },
+        builds,
+        divergence: None,
+        notes: Vec::new(),
+    };
+    let decided = found.and_then(|order| ride.conclude(order, drive.compares_console, &mut report));
+    if let Err(trouble) = decided {
+        report.summary = format!("{trouble}; the same up to instruction {} at least", grouped(equal * CHUNK));
+    }
+    Ok(report)
+}
+
+struct Ride {
+    comparator: Comparator,
+    runs: Pair<Run>,
+    come: Receiver<(Side, Happening)>,
+    consoles: Pair<Vec<u8>>,
+    answers: Pair<Option<Option<Window>>>,
+    moved: Instant,
+    one_ended: Option<Instant>,
+}
+
+/// How much of a console is kept for comparing, bytes.
+const CONSOLE: usize = 16 << 20;
+
+impl Ride {
+    /// Waits for what comes next; `None` where it is time to look around.
+    fn next(&mut self, interrupts: &AtomicU32) -> Result<Option<(Side, FromProbe)>, Trouble> {
+        if interrupts.load(Ordering::Relaxed) > 0 {
+            return Err(Trouble::Interrupted);
+        }
+        match self.come.recv_timeout(Duration::from_millis(100)) {
+            Ok((side, Happening::Probe(FromProbe::Failure(why)))) => Err(Trouble::Probe(side, why)),
+            Ok((side, Happening::Probe(message))) => {
+                self.moved = Instant::now();
+                Ok(Some((side, message)))
+            }
+            Ok((side, Happening::Console(bytes))) => {
+                let console = self.consoles.get_mut(side);
+                let room = CONSOLE.saturating_sub(console.len());
+                console.extend(&bytes[..bytes.len().min(room)]);
+                Ok(None)
+            }
+            Ok((side, Happening::ProbeGone(Some(why)))) => Err(Trouble::Probe(side, why)),
+            Ok((side, Happening::ProbeGone(None))) => {
+                let run = self.runs.get_mut(side);
+                let ending = describe(run.wait()?);
+                let said = run.errors().lines().last().map(|line| format!(", it said: {line}")).unwrap_or_default();
+                Err(Trouble::Died { side, ending, said })
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(Trouble::Stalled("nothing came".to_owned())),
+            Err(RecvTimeoutError::Timeout) => {
+                if self.moved.elapsed() > STALL {
+                    return Err(Trouble::Stalled("neither side filled a chunk or ended".to_owned()));
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Runs both sides up to a decision.
+    fn follow(&mut self, interrupts: &AtomicU32, progress: &mut dyn FnMut(u64)) -> Result<Order, Trouble> {
+        for side in [Side::A, Side::B] {
+            self.runs.get_mut(side).say(&ToProbe::Go { credit: Comparator::first_credit() });
+        }
+        loop {
+            let orders = match self.next(interrupts)? {
+                Some((side, FromProbe::Chunk { index, digest })) => self.comparator.chunk(side, index, digest)?,
+                Some((side, FromProbe::End { position, digest })) => {
+                    self.one_ended.get_or_insert_with(Instant::now);
+                    self.comparator.ended(side, position, digest)
+                }
+                Some((side, FromProbe::Digests(Some(digests)))) if digests.len() == 1 => {
+                    self.comparator.answered(side, digests[0])
+                }
+                Some((side, FromProbe::Digests(_))) => return Err(Trouble::Forgotten(side)),
+                Some((side, message)) => return Err(Trouble::Probe(side, format!("it said {message:?} out of turn"))),
+                None => {
+                    let waited = self.one_ended.is_some_and(|since| since.elapsed() > AFTER_END);
+                    match self.comparator.left_behind() {
+                        Some((side, at)) if waited => return Ok(Order::Ended { side, at }),
+                        _ => Vec::new(),
+                    }
+                }
+            };
+            progress(self.comparator.equal() * CHUNK);
+            for order in orders {
+                match order {
+                    Order::Credit(side, credit) => self.runs.get_mut(side).say(&ToProbe::Credit(credit)),
+                    Order::Ask(side, at) => self.runs.get_mut(side).say(&ToProbe::Digests { from: at, to: at }),
+                    decided => return Ok(decided),
+                }
+            }
+        }
+    }
+
+    /// Makes the decision a verdict.
+    fn conclude(&mut self, order: Order, compares_console: bool, report: &mut Report) -> Result<(), Trouble> {
+        match order {
+            Order::Same { position } => {
+                let statuses = self.end()?;
+                report.compared.instructions = position;
+                report.compared.chunks = position.div_ceil(CHUNK);
+                if statuses.a != statuses.b {
+                    report.verdict = Verdict::Different;
+                    report.divergence = Some(Divergence::without_instruction(Kind::ExitStatus, position));
+                    report.summary = format!(
+                        "the same {} instructions, but A ends with {}, B with {}",
+                        grouped(position),
+                        describe(statuses.a),
+                        describe(statuses.b)
+                    );
+                } else if let Some(line) = self.console_difference().filter(|_| compares_console) {
+                    report.verdict = Verdict::Different;
+                    report.divergence = Some(Divergence::without_instruction(Kind::Console, position));
+                    report.summary =
+                        format!("the same {} instructions, but the consoles differ in line {line}", grouped(position));
+                } else {
+                    report.verdict = Verdict::Same;
+                    report.summary = format!(
+                        "{} instructions, {} chunks, no divergence",
+                        grouped(position),
+                        position.div_ceil(CHUNK)
+                    );
+                }
+            }
+            Order::Ended { side, at } => {
+                report.verdict = Verdict::Different;
+                report.compared.instructions = at;
+                report.compared.chunks = at / CHUNK;
+                report.divergence = Some(Divergence::without_instruction(Kind::End, at));
+                report.summary = format!(
+                    "the same up to instruction {}, where the guest on {side} ends and the other does not",
+                    grouped(at)
+                );
+            }
+            Order::Parted { chunk } => {
+                let first = chunk.saturating_sub(1);
+                let mut windows = Pair { a: Vec::new(), b: Vec::new() };
+                for index in first..=chunk {
+                    for side in [Side::A, Side::B] {
+                        let window = self.window(side, index)?;
+                        windows.get_mut(side).push(window);
+                    }
+                }
+                let (a, b) = (expand(&windows.a), expand(&windows.b));
+                let streams = Pair {
+                    a: a.ok_or_else(|| Trouble::Probe(Side::A, "its window makes no sense".to_owned()))?,
+                    b: b.ok_or_else(|| Trouble::Probe(Side::B, "its window makes no sense".to_owned()))?,
+                };
+                let at = first_difference(&streams.a, &streams.b).ok_or(Trouble::Unfound(chunk))?;
+                let (divergence, notes) = Divergence::of(&report.builds.a.target, &streams, at);
+                report.verdict = Verdict::Different;
+                report.compared.instructions = divergence.icount.a;
+                report.compared.chunks = chunk;
+                report.summary = divergence.summary();
+                report.notes = notes;
+                report.divergence = Some(divergence);
+            }
+            Order::Credit(..) | Order::Ask(..) => {}
+        }
+        Ok(())
+    }
+
+    /// Lets both QEMUs end, and hears what their guests wrote last.
+    fn end(&mut self) -> Result<Pair<ExitStatus>, Trouble> {
+        for side in [Side::A, Side::B] {
+            self.runs.get_mut(side).say(&ToProbe::Finish);
+        }
+        let statuses = Pair { a: self.runs.a.wait()?, b: self.runs.b.wait()? };
+        while let Ok((side, happening)) = self.come.try_recv() {
+            if let Happening::Console(bytes) = happening {
+                self.consoles.get_mut(side).extend(bytes);
+            }
+        }
+        Ok(statuses)
+    }
+
+    /// The first line, from 1, in which the consoles differ. What one of them has behind the other's end may have
+    /// been written after the shutdown.
+    fn console_difference(&self) -> Option<usize> {
+        let place = self.consoles.a.iter().zip(&self.consoles.b).position(|(a, b)| a != b)?;
+        Some(self.consoles.a[..place].iter().filter(|&&byte| byte == b'\n').count() + 1)
+    }
+
+    fn window(&mut self, side: Side, index: u64) -> Result<Window, Trouble> {
+        self.runs.get_mut(side).say(&ToProbe::Window(index));
+        // Interrupting what takes milliseconds would only lose the result.
+        let never = AtomicU32::new(0);
+        loop {
+            if let Some((from, FromProbe::Window(window))) = self.next(&never)? {
+                *self.answers.get_mut(from) = Some(window);
+            }
+            if let Some(answer) = self.answers.get_mut(side).take() {
+                return answer.ok_or(Trouble::Forgotten(side));
+            }
+        }
+    }
+}

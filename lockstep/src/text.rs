@@ -1,0 +1,130 @@
+//! The result of a lockstep as a page to read.
+
+use std::fmt::Write;
+
+use similar::{ChangeTag, TextDiff};
+
+use crate::comparator::{Pair, Side};
+use crate::report::{Block, Divergence, Line, Report, Verdict, grouped};
+
+/// The whole report, at most about 110 columns wide where the guest's code allows.
+#[must_use]
+pub fn render(report: &Report) -> String {
+    let mut page = String::new();
+    let verdict = match report.verdict {
+        Verdict::Same => "same",
+        Verdict::Different => "DIFFERENT",
+        Verdict::Trouble => "trouble",
+    };
+    let _ = writeln!(page, "{verdict}: {}", report.summary);
+    let _ = writeln!(page);
+    for side in [Side::A, Side::B] {
+        let build = report.builds.get(side);
+        let _ = writeln!(
+            page,
+            "  {side}  {}  QEMU {}, plugin API {}, SHA-256 {}",
+            build.path,
+            build.version,
+            build.plugin_api,
+            build.sha256.get(..12).unwrap_or_default()
+        );
+    }
+    let compared = &report.compared;
+    let _ = writeln!(
+        page,
+        "  compared: {}, over {} instructions in {} chunks, driven by {}",
+        compared.what.join(", "),
+        grouped(compared.instructions),
+        compared.chunks,
+        match compared.driven_by {
+            "recording" => "one recording",
+            _ => "two live runs in virtual time",
+        }
+    );
+    command_lines(&mut page, report);
+    if let Some(divergence) = &report.divergence {
+        diverged(&mut page, divergence);
+    }
+    if !report.notes.is_empty() {
+        let _ = writeln!(page);
+        for note in &report.notes {
+            let _ = writeln!(page, "  note: {note}");
+        }
+    }
+    page
+}
+
+/// Where the command lines differ, as a diff of their words.
+fn command_lines(page: &mut String, report: &Report) {
+    let lines = Pair::of(|side| report.builds.get(side).line.iter().map(|word| format!("{word}\n")).collect::<String>());
+    if lines.a == lines.b {
+        let _ = writeln!(page, "  command lines: the same");
+        return;
+    }
+    let diff = TextDiff::from_lines(&lines.a, &lines.b);
+    let words = |wanted: ChangeTag| {
+        let changes = diff.iter_all_changes().filter(|change| change.tag() == wanted);
+        let words: Vec<String> = changes.map(|change| change.value().trim_end().to_owned()).collect();
+        if words.is_empty() { "nothing".to_owned() } else { format!("`{}`", words.join(" ")) }
+    };
+    let _ = writeln!(
+        page,
+        "  command lines: only A has {}, only B has {}",
+        words(ChangeTag::Delete),
+        words(ChangeTag::Insert)
+    );
+}
+
+fn diverged(page: &mut String, divergence: &Divergence) {
+    let _ = writeln!(page);
+    let _ = writeln!(page, "  kind: {}", divergence.kind);
+    let known = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
+    for side in [Side::A, Side::B] {
+        if divergence.pc.get(side).is_none() && divergence.last_common.is_none() {
+            continue;
+        }
+        let _ = writeln!(
+            page,
+            "  {side}: icount {}, pc {}, in translated block {}: {}",
+            grouped(*divergence.icount.get(side)),
+            known(divergence.pc.get(side)),
+            known(divergence.block.get(side)),
+            known(divergence.instruction.get(side))
+        );
+    }
+    if divergence.last_common.is_none() {
+        return;
+    }
+    let bits = divergence.mode.map(|bits| format!(" ({bits}-bit code, by its instructions' lengths)"));
+    let _ = writeln!(page);
+    let _ = writeln!(page, "  the last blocks before, as A cut them{}:", bits.unwrap_or_default());
+    for block in &divergence.previous.a {
+        executed(page, block);
+    }
+    let _ = writeln!(page);
+    let _ = writeln!(page, "  from there on, - on A, + on B:");
+    let sides = Pair::of(|side| divergence.following.get(side).iter().map(|l| shown(l) + "\n").collect::<String>());
+    for change in TextDiff::from_lines(&sides.a, &sides.b).iter_all_changes() {
+        let sign = match change.tag() {
+            ChangeTag::Delete => '-',
+            ChangeTag::Insert => '+',
+            ChangeTag::Equal => ' ',
+        };
+        let _ = writeln!(page, "  {sign} {}", change.value().trim_end());
+    }
+}
+
+fn executed(page: &mut String, block: &Block) {
+    let _ = writeln!(page, "    block {}", block.pc);
+    let skipped = block.instructions.len().saturating_sub(12);
+    if skipped > 0 {
+        let _ = writeln!(page, "               ... {skipped} instructions");
+    }
+    for line in &block.instructions[skipped..] {
+        let _ = writeln!(page, "      {:>14}  {}", grouped(line.icount), shown(line));
+    }
+}
+
+fn shown(line: &Line) -> String {
+    format!("{:<18}  {:<30}  {}", line.pc, line.bytes, line.text)
+}

@@ -1,0 +1,66 @@
+//! What QEMU needs to replay a recording: the guest's files as they were, the command line, and its log as a
+//! file that QEMU can seek in. The file has no name, so it is gone when the last who has it open ends.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::PathBuf;
+
+use qemu::arguments::{Arguments, Refusal};
+use recorder::manifest::Changed;
+use recorder::reader::{self, Reader};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Recording(#[from] reader::Error),
+    #[error(transparent)]
+    Changed(#[from] Changed),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("the replay log can't be written to the folder for temporary files: {0}; TMPDIR names another")]
+    Temporary(#[from] io::Error),
+    #[error("the folder `{0}`, in which the recording was made, is not there; its command line names files in it")]
+    NoFolder(PathBuf),
+}
+
+/// A recording ready to be replayed, by any number of QEMUs one after the other.
+#[derive(Debug)]
+pub struct Source {
+    log: File,
+    /// Where QEMU is started.
+    pub folder: PathBuf,
+    /// The whole command line but for the probe.
+    pub line: Vec<String>,
+}
+
+impl Source {
+    /// Unpacks the log and checks the guest's files. `arguments` replace the recorded ones, where given.
+    ///
+    /// # Errors
+    /// Where a file has changed, the recording is damaged, or the log can't be written.
+    pub fn unpack(recording: &mut Reader, arguments: Option<&[String]>) -> Result<Self, Error> {
+        let manifest = &recording.manifest;
+        let folder = if arguments.is_some() { std::env::current_dir()? } else { manifest.folder.clone() };
+        if !folder.is_dir() {
+            return Err(Error::NoFolder(folder));
+        }
+        for file in &manifest.files {
+            file.check()?;
+        }
+        let parsed = Arguments::parse(arguments.unwrap_or(&manifest.arguments));
+        let time = manifest.time;
+        let mut log = BufWriter::new(tempfile::tempfile()?);
+        recording.copy_log(&mut log)?;
+        log.flush()?;
+        let log = log.into_inner().map_err(io::IntoInnerError::into_error)?;
+        let line = parsed.replayed(time, "replay", &format!("/proc/self/fd/{}", log.as_raw_fd()))?;
+        Ok(Source { log, folder, line })
+    }
+
+    /// The log's descriptor, to be passed to QEMU.
+    #[must_use]
+    pub fn log(&self) -> BorrowedFd<'_> {
+        self.log.as_fd()
+    }
+}

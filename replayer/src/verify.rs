@@ -1,0 +1,160 @@
+//! Replays a recording and proves that it is the same run, or says where it is not.
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use qemu::build::Build;
+use qemu::run::{self, Happening, Plan, Run, describe};
+use recorder::reader::{self, Reader};
+use trace::message::{CHUNK, FromProbe, KEPT, ToProbe};
+
+use crate::source::{self, Source};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Source(#[from] source::Error),
+    #[error(transparent)]
+    Recording(#[from] reader::Error),
+    #[error(transparent)]
+    Run(#[from] run::Error),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("QEMU died while it replayed ({ending}), after icount {position} and so far the same run; it said: {said}")]
+    Died { ending: String, position: u64, said: String },
+    #[error("the replay stands still after icount {position}, so far the same run: {limit} s without a chunk; the recording may come from another build or machine", limit = STALL.as_secs())]
+    Stalled { position: u64 },
+    #[error("the probe can't go on: {0}")]
+    Probe(String),
+    #[error("interrupted at icount {0}, so far the same run")]
+    Interrupted(u64),
+}
+
+/// How long a replay may go without a full chunk.
+pub const STALL: Duration = Duration::from_secs(60);
+
+/// What a replay has proven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The same run, up to the recording's end.
+    Identical { instructions: u64, chunks: u64 },
+    /// The first chunk that differs, its instructions from `from` up to `to`.
+    Different { chunk: u64, from: u64, to: u64 },
+    /// The same run, but it ended before the recording did.
+    EndedEarly { at: u64, instructions: u64 },
+}
+
+pub struct Request<'a> {
+    pub build: &'a Build,
+    pub probe: &'a Path,
+    pub interrupts: &'a AtomicU32,
+}
+
+/// Replays `recording` and compares it with its witness. `console` gets what the guest writes; `progress` the
+/// instructions so far.
+///
+/// # Errors
+/// Where the replay came to no verdict.
+pub fn verify(
+    recording: &mut Reader,
+    request: &Request,
+    console: &mut dyn FnMut(&[u8]),
+    progress: &mut dyn FnMut(u64),
+) -> Result<Verdict, Error> {
+    let source = Source::unpack(recording, None)?;
+    let witness = recording.witness()?;
+    let ending = &recording.ending;
+    let (tell, come) = channel();
+    let plan = Plan {
+        build: request.build,
+        arguments: &source.line,
+        folder: &source.folder,
+        probe: request.probe,
+        passed: &[source.log()],
+    };
+    let mut run = Run::start(&plan, move |happening| drop(tell.send(happening)))?;
+    // It must not run so far behind the end that it forgets the end's digest before it is asked.
+    run.say(&ToProbe::Go { credit: ending.position / CHUNK + KEPT - 1 });
+    let mut chunks = 0;
+    let mut moved = Instant::now();
+    let mut asked = false;
+    let mut ended = None;
+    let verdict = loop {
+        progress((chunks * CHUNK).min(ending.position));
+        let happening = match come.recv_timeout(Duration::from_millis(100)) {
+            Ok(happening) => happening,
+            Err(RecvTimeoutError::Timeout) => {
+                if request.interrupts.load(Ordering::Relaxed) > 0 {
+                    return Err(Error::Interrupted(chunks * CHUNK));
+                }
+                if moved.elapsed() > STALL {
+                    return Err(Error::Stalled { position: chunks * CHUNK });
+                }
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => Happening::ProbeGone(None),
+        };
+        match happening {
+            Happening::Console(bytes) => console(&bytes),
+            Happening::Probe(FromProbe::Chunk { index, digest }) => {
+                moved = Instant::now();
+                let expected = usize::try_from(index).ok().and_then(|index| witness.get(index));
+                // Chunks behind the end have no witness, or one of what ran after the shutdown.
+                let inside = (index + 1) * CHUNK <= ending.position;
+                if inside && (index != chunks || expected != Some(&digest)) {
+                    let from = index * CHUNK;
+                    break Verdict::Different { chunk: index, from, to: from + CHUNK };
+                }
+                chunks = index + 1;
+                if !inside && !asked {
+                    asked = true;
+                    run.say(&ToProbe::Digests { from: ending.position, to: ending.position });
+                }
+            }
+            Happening::Probe(FromProbe::End { position, .. }) => {
+                ended = Some(position);
+                if position < ending.position {
+                    break Verdict::EndedEarly { at: position, instructions: ending.position };
+                }
+                if !asked {
+                    asked = true;
+                    run.say(&ToProbe::Digests { from: ending.position, to: ending.position });
+                }
+            }
+            Happening::Probe(FromProbe::Digests(Some(digests))) => {
+                if digests != [ending.digest] {
+                    let chunk = ending.position / CHUNK;
+                    break Verdict::Different { chunk, from: chunk * CHUNK, to: ending.position };
+                }
+                break Verdict::Identical {
+                    instructions: ending.position,
+                    chunks: ending.position.div_ceil(CHUNK),
+                };
+            }
+            Happening::Probe(FromProbe::Failure(why)) => return Err(Error::Probe(why)),
+            Happening::Probe(message) => return Err(Error::Probe(format!("it said {message:?} out of turn"))),
+            Happening::ProbeGone(Some(why)) => return Err(Error::Probe(why)),
+            Happening::ProbeGone(None) => {
+                let ending = describe(run.wait()?);
+                let said = run.errors().lines().last().unwrap_or("nothing").to_owned();
+                return Err(Error::Died { ending, position: chunks * CHUNK, said });
+            }
+        }
+    };
+    // What the guest wrote up to its end is told; what it does behind it is of no interest.
+    if ended.is_some() {
+        run.say(&ToProbe::Finish);
+    } else {
+        run.kill();
+    }
+    run.wait()?;
+    for happening in come.try_iter() {
+        if let Happening::Console(bytes) = happening {
+            console(&bytes);
+        }
+    }
+    Ok(verdict)
+}

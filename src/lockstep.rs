@@ -1,0 +1,78 @@
+//! `tandem lockstep`
+
+use std::path::PathBuf;
+
+use ::lockstep::comparator::Pair;
+use ::lockstep::report::{Verdict, grouped};
+use ::lockstep::ride::{Request, ride};
+use ::lockstep::text::render;
+use ::recorder::reader::Reader;
+use clap::ValueEnum;
+use qemu::build::Build;
+
+use crate::interrupt::INTERRUPTS;
+use crate::progress::{Progress, say};
+use crate::{Failure, Outcome};
+
+/// Ride two QEMU builds side by side to the first instruction at which they part.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The QEMU of side A
+    #[arg(long, value_name = "QEMU")]
+    a: PathBuf,
+    /// The QEMU of side B
+    #[arg(long, value_name = "QEMU")]
+    b: PathBuf,
+    /// An argument for side A only
+    #[arg(long, value_name = "X", allow_hyphen_values = true)]
+    a_arg: Vec<String>,
+    /// An argument for side B only
+    #[arg(long, value_name = "X", allow_hyphen_values = true)]
+    b_arg: Vec<String>,
+    /// Drive both sides by this recording instead of running them live
+    #[arg(long, value_name = "FILE")]
+    recording: Option<PathBuf>,
+    /// How the report is printed; the data is documented in lockstep/REPORT.md
+    #[arg(long, default_value = "text")]
+    format: Format,
+    /// QEMU's arguments for the guest; with a recording they replace the recorded ones
+    #[arg(last = true, value_name = "ARGS", required_unless_present = "recording")]
+    guest: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
+    let a = Build::inspect(&arguments.a)?;
+    let b = if arguments.b == arguments.a { a.clone() } else { Build::inspect(&arguments.b)? };
+    let probe = qemu::run::probe()?;
+    let mut recording = arguments.recording.as_deref().map(Reader::open).transpose()?;
+    let mut progress = Progress::new("in lockstep");
+    let request = Request {
+        builds: Pair { a: &a, b: &b },
+        probe: &probe,
+        arguments: (!arguments.guest.is_empty()).then_some(&arguments.guest),
+        extra: Pair { a: &arguments.a_arg, b: &arguments.b_arg },
+        recording: recording.as_mut(),
+        interrupts: &INTERRUPTS,
+    };
+    let report = ride(request, &mut |equal| progress.show(equal, String::new));
+    progress.done();
+    let report = report?;
+    match arguments.format {
+        Format::Text => say(render(&report).trim_end()),
+        Format::Json => say(&serde_json::to_string_pretty(&report)?),
+    }
+    if report.verdict == Verdict::Trouble {
+        eprintln!("tandem: no verdict, {} instructions compared", grouped(report.compared.instructions));
+    }
+    Ok(match report.verdict {
+        Verdict::Same => Outcome::Same,
+        Verdict::Different => Outcome::Different,
+        Verdict::Trouble => Outcome::Trouble,
+    })
+}

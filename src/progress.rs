@@ -1,0 +1,54 @@
+//! The line that says how far things are, on a terminal's standard error; and the guest's console on standard
+//! output beside it.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use ::lockstep::report::grouped;
+
+pub struct Progress {
+    bar: ProgressBar,
+    began: Instant,
+    shown: Instant,
+}
+
+impl Progress {
+    pub fn new(doing: &'static str) -> Self {
+        let bar = ProgressBar::new_spinner().with_prefix(doing);
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix}: {msg}") {
+            bar.set_style(style);
+        }
+        Progress { bar, began: Instant::now(), shown: Instant::now() }
+    }
+
+    /// Shows `instructions` and their rate, a few times a second; `more` says what else there is to say.
+    pub fn show(&mut self, instructions: u64, more: impl FnOnce() -> String) {
+        if self.shown.elapsed() < Duration::from_millis(100) {
+            return;
+        }
+        self.shown = Instant::now();
+        let seconds = self.began.elapsed().as_secs().max(1);
+        let rate = grouped(instructions / seconds / 1_000_000);
+        self.bar.set_message(format!("icount {}, {rate} million/s{}", grouped(instructions), more()));
+        self.bar.tick();
+    }
+
+    /// Passes on what the guest wrote. Nobody may be reading, which is no reason to stop.
+    pub fn console(&self, bytes: &[u8]) {
+        self.bar.suspend(|| {
+            let mut out = std::io::stdout().lock();
+            let _ = out.write_all(bytes).and_then(|()| out.flush());
+        });
+    }
+
+    pub fn done(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// The program's result on standard output. Nobody may be reading.
+pub fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
+}

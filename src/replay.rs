@@ -1,0 +1,77 @@
+//! `tandem replay`
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+
+use ::lockstep::report::grouped;
+use ::recorder::reader::Reader;
+use qemu::build::Build;
+use replayer::verify::{Request, Verdict, verify};
+
+use crate::interrupt::INTERRUPTS;
+use crate::progress::{Progress, say};
+use crate::{Failure, Outcome};
+
+/// Replay a recording and prove that it is the same run.
+///
+/// The guest's console goes to standard output, and the verdict behind it.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The recording
+    #[arg(value_name = "FILE")]
+    recording: PathBuf,
+    /// Replay on this QEMU instead of the one that recorded
+    #[arg(long, value_name = "QEMU")]
+    build: Option<PathBuf>,
+}
+
+pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
+    let mut recording = Reader::open(&arguments.recording)?;
+    let recorded = recording.manifest.build.clone();
+    let build = Build::inspect(arguments.build.as_ref().unwrap_or(&recorded.path))?;
+    if arguments.build.is_none() && build.sha256 != recorded.sha256 {
+        return Err(Failure(format!(
+            "`{}` is no longer the QEMU that recorded (it was {}, it is {}); say --build {} to replay on it all the \
+             same, or name another",
+            build.path.display(),
+            recorded.version,
+            build.version,
+            build.path.display()
+        )));
+    }
+    let probe = qemu::run::probe()?;
+    let total = recording.ending.position;
+    let progress = RefCell::new(Progress::new("replaying"));
+    let request = Request { build: &build, probe: &probe, interrupts: &INTERRUPTS };
+    let verdict = verify(
+        &mut recording,
+        &request,
+        &mut |bytes| progress.borrow().console(bytes),
+        &mut |instructions| {
+            progress.borrow_mut().show(instructions, || format!(" of {}", grouped(total)));
+        },
+    );
+    progress.borrow().done();
+    match verdict? {
+        Verdict::Identical { instructions, chunks } => {
+            say(&format!("identical: {} instructions, {chunks} chunks", grouped(instructions)));
+            Ok(Outcome::Same)
+        }
+        Verdict::Different { chunk, from, to } => {
+            say(&format!(
+                "different: chunk {chunk}, instructions {} to {}; everything before is identical",
+                grouped(from),
+                grouped(to)
+            ));
+            Ok(Outcome::Different)
+        }
+        Verdict::EndedEarly { at, instructions } => {
+            say(&format!(
+                "different: the replay ended after {} of {} instructions, identical up to the last full chunk",
+                grouped(at),
+                grouped(instructions)
+            ));
+            Ok(Outcome::Different)
+        }
+    }
+}
