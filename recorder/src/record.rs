@@ -11,7 +11,7 @@ use qemu::arguments::{Arguments, Refusal, Time};
 use qemu::build::Build;
 use qemu::run::{self, Happening, Plan, Run, describe};
 use trace::codec;
-use trace::message::{CHUNK, FromProbe, ToProbe};
+use trace::message::{CHUNK, FromProbe, MOST_DIGESTS, ToProbe};
 
 use crate::format::Kind;
 use crate::log::{Decoder, Shutdown, Totals, Version};
@@ -66,8 +66,9 @@ pub struct Recorded {
 const FLUSH: Duration = Duration::from_secs(1);
 /// The most of QEMU's log in one frame, bytes.
 const EVENTS: usize = 1 << 20;
-/// How long the end of QEMU's log may come after the end of the guest.
-const LOG_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long QEMU may take to end its log after the guest's end.
+const END_LIMIT: Duration = Duration::from_secs(20);
 
 enum Come {
     Run(Happening),
@@ -130,10 +131,10 @@ pub fn record(request: &Request, show: &mut Show) -> Result<Recorded, Error> {
         log: Log::Open(Totals::default()),
         witness: Vec::new(),
         console: Vec::new(),
-        chunks: 0,
         flushed: Instant::now(),
+        chunk_ends: Vec::new(),
         end: None,
-        digests: None,
+        tail: None,
     };
     let outcome = session.follow(request.interrupts, show, &come);
     // Whatever happened: no QEMU stays, and what has come is in the file.
@@ -161,7 +162,8 @@ pub fn record(request: &Request, show: &mut Show) -> Result<Recorded, Error> {
             });
         }
     };
-    let Session { mut writer, chunks, .. } = session;
+    let chunks = session.chunk_ends.len();
+    let mut writer = session.writer;
     let ending = Ending { status: status.code(), ..proof };
     writer.append(Kind::Ending, &codec::encode(&ending).map_err(io::Error::other)?)?;
     let bytes = writer.written();
@@ -243,19 +245,13 @@ struct Session {
     /// What has not been put into a frame yet.
     witness: Vec<u8>,
     console: Vec<u8>,
-    chunks: usize,
     flushed: Instant,
-    /// The guest's end as the probe saw it.
-    end: Option<End>,
-    /// The probe's last answer.
-    digests: Option<Option<Vec<u64>>>,
-}
-
-#[derive(Clone, Copy)]
-struct End {
-    position: u64,
-    digest: u64,
-    when: Instant,
+    /// The digests at the ends of the chunks.
+    chunk_ends: Vec<u64>,
+    /// Where the stream ended.
+    end: Option<u64>,
+    /// The digests of the stream's last positions.
+    tail: Option<Vec<u64>>,
 }
 
 impl Session {
@@ -263,6 +259,7 @@ impl Session {
     fn follow(&mut self, interrupts: &AtomicU32, show: &mut Show, come: &Receiver<Come>) -> Result<Ending, Stop> {
         let mut interrupted = 0;
         let mut asked = None;
+        let mut finished: Option<Instant> = None;
         loop {
             match come.recv_timeout(Duration::from_millis(100)) {
                 Ok(come) => self.take(come, show)?,
@@ -277,41 +274,47 @@ impl Session {
             if self.flushed.elapsed() > FLUSH {
                 self.flush()?;
             }
-            (show.progress)(self.chunks as u64 * CHUNK, self.writer.written());
-            let Some(end) = self.end else { continue };
-            let Log::Ended(totals) = self.log else {
-                // QEMU ends its log before it lets plugins know of the end: atexit handlers run last one first, and
-                // plugins are loaded before replay starts (vl.c of 7.2 and 10.0, `qemu_init`).
-                if end.when.elapsed() > LOG_LIMIT {
-                    return Err(Stop::Broken(Some("QEMU's replay log did not end with the guest".to_owned())));
-                }
-                continue;
-            };
-            let (proven, shutdown) = run_end(&totals, end.position).map_err(|why| Stop::Broken(Some(why)))?;
-            let digest = if proven == end.position {
-                end.digest
-            } else {
-                match (asked, self.digests.take()) {
-                    (None, _) => {
-                        asked = Some(proven);
-                        self.run.say(&ToProbe::Digests { from: proven, to: proven });
-                        continue;
-                    }
-                    (Some(_), None) => continue,
-                    (Some(_), Some(Some(digests))) if digests.len() == 1 => digests[0],
-                    _ => return Err(Stop::Broken(Some("the probe no longer knows the place of the shutdown".to_owned()))),
-                }
-            };
-            self.run.say(&ToProbe::Finish);
-            return Ok(Ending {
-                position: proven,
-                digest,
-                icount: shutdown.icount,
-                events: totals.events,
-                cause: shutdown.cause.to_string(),
-                status: None,
-            });
+            (show.progress)(self.chunk_ends.len() as u64 * CHUNK, self.writer.written());
+            // QEMU writes the end of its log after the probe has told of the guest's end, or before, depending on
+            // which of the two set up its exit handler first: so the tail is asked for before it is known where
+            // in it the run ended.
+            if let (Some(end), None) = (self.end, asked) {
+                let from = end.saturating_sub(MOST_DIGESTS - 1);
+                asked = Some(from);
+                self.run.say(&ToProbe::Digests { from, to: end });
+            }
+            if self.tail.is_some() && finished.is_none() {
+                finished = Some(Instant::now());
+                self.run.say(&ToProbe::Finish);
+            }
+            if finished.is_some_and(|since| since.elapsed() > END_LIMIT) {
+                return Err(Stop::Broken(Some("QEMU's replay log did not end with the guest".to_owned())));
+            }
+            if let (Some(from), Some(end), Some(tail), Log::Ended(totals)) = (asked, self.end, &self.tail, &self.log) {
+                return self.ending(totals, end, from, tail).map_err(|why| Stop::Broken(Some(why)));
+            }
         }
+    }
+
+    /// How the run ended, given that the stream went on to `last` and `tail` are the digests from `from` to there.
+    fn ending(&self, totals: &Totals, last: u64, from: u64, tail: &[u64]) -> Result<Ending, String> {
+        let (place, shutdown) = run_end(totals, last)?;
+        let (position, digest) = match place.checked_sub(from).and_then(|at| tail.get(usize::try_from(at).ok()?)) {
+            Some(&digest) => (place, digest),
+            // A shutdown so long before the end that the probe has forgotten it: the last chunk before it will do.
+            None => match usize::try_from(place / CHUNK).ok().filter(|&full| full > 0) {
+                Some(full) => (place - place % CHUNK, self.chunk_ends.get(full - 1).copied().ok_or("a chunk is missing")?),
+                None => (0, 0),
+            },
+        };
+        Ok(Ending {
+            position,
+            digest,
+            icount: shutdown.icount,
+            events: totals.events,
+            cause: shutdown.cause.to_string(),
+            status: None,
+        })
     }
 
     fn take(&mut self, come: Come, show: &mut Show) -> Result<(), Stop> {
@@ -321,20 +324,22 @@ impl Session {
                 self.console.extend(bytes);
             }
             Come::Run(Happening::Probe(FromProbe::Chunk { index, digest })) => {
-                if index != self.chunks as u64 {
-                    return Err(Stop::Broken(Some(format!("the probe left out chunk {}", self.chunks))));
+                if index != self.chunk_ends.len() as u64 {
+                    return Err(Stop::Broken(Some(format!("the probe left out chunk {}", self.chunk_ends.len()))));
                 }
                 self.witness.extend(digest.to_le_bytes());
-                self.chunks += 1;
+                self.chunk_ends.push(digest);
             }
-            Come::Run(Happening::Probe(FromProbe::End { position, digest })) => {
-                self.end = Some(End { position, digest, when: Instant::now() });
+            Come::Run(Happening::Probe(FromProbe::End { position, .. })) => {
+                self.end = Some(position);
             }
-            Come::Run(Happening::Probe(FromProbe::Digests(digests))) => self.digests = Some(digests),
+            Come::Run(Happening::Probe(FromProbe::Digests(Some(digests)))) => self.tail = Some(digests),
             Come::Run(Happening::Probe(FromProbe::Failure(why))) => return Err(Stop::Broken(Some(why))),
             Come::Run(Happening::Probe(message)) => {
                 return Err(Stop::Broken(Some(format!("the probe said {message:?} out of turn"))));
             }
+            // It is let go when it has given the tail; before that, or with a reason, QEMU died.
+            Come::Run(Happening::ProbeGone(None)) if self.tail.is_some() => {}
             Come::Run(Happening::ProbeGone(why)) => return Err(Stop::Broken(why)),
             Come::Frame(frame, totals) => {
                 self.writer.frame(&frame)?;
