@@ -6,7 +6,7 @@
 //! frame    u8       kind (see Kind)
 //!          u32      length of the content, bytes
 //!          u32      length of what is stored, bytes
-//!          ...      the content as one zstd frame with checksum
+//!          ...      the kind again and the content, as one zstd frame with checksum
 //! ```
 //!
 //! The first frame is the manifest, the last one the ending; between them frames of events, witness and console

@@ -172,9 +172,13 @@ fn content(path: &Path, file: &mut File, frame: Place) -> Result<Vec<u8>, Error>
     let mut content = Vec::new();
     decoder
         .by_ref()
-        .take(u64::from(frame.length) + 1)
+        .take(u64::from(frame.length) + 2)
         .read_to_end(&mut content)
         .map_err(|error| damaged(error.to_string()))?;
+    if content.first() != Some(&(frame.kind as u8)) {
+        return Err(damaged("a frame that is not of the kind that it says".to_owned()));
+    }
+    content.remove(0);
     if content.len() == frame.length as usize {
         Ok(content)
     } else {

@@ -135,6 +135,7 @@ pub fn record(request: &Request, show: &mut Show) -> Result<Recorded, Error> {
         chunk_ends: Vec::new(),
         end: None,
         tail: None,
+        interrupted: false,
     };
     let outcome = session.follow(request.interrupts, show, &come);
     // Whatever happened: no QEMU stays, and what has come is in the file.
@@ -252,6 +253,8 @@ struct Session {
     end: Option<u64>,
     /// The digests of the stream's last positions.
     tail: Option<Vec<u64>>,
+    /// Whether the user has asked for an end.
+    interrupted: bool,
 }
 
 impl Session {
@@ -270,6 +273,7 @@ impl Session {
             if now > interrupted {
                 if interrupted == 0 && now == 1 { self.run.ask_to_end() } else { self.run.kill() }
                 interrupted = now;
+                self.interrupted = true;
             }
             if self.flushed.elapsed() > FLUSH {
                 self.flush()?;
@@ -312,7 +316,11 @@ impl Session {
             digest,
             icount: shutdown.icount,
             events: totals.events,
-            cause: shutdown.cause.to_string(),
+            cause: if totals.unrequested() && !self.interrupted {
+                "QEMU itself (a reset with -no-reboot, or an exit device)".to_owned()
+            } else {
+                shutdown.cause.to_string()
+            },
             status: None,
         })
     }

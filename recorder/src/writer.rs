@@ -29,6 +29,8 @@ impl Frame {
         bytes.extend([0; 4]);
         let mut encoder = zstd::Encoder::new(bytes, LEVEL)?;
         encoder.include_checksum(true)?;
+        // The kind is inside too, under the checksum.
+        encoder.write_all(&[kind as u8])?;
         encoder.write_all(content)?;
         let mut bytes = encoder.finish()?;
         let stored = u32::try_from(bytes.len() - FRAME_HEADER).map_err(io::Error::other)?;

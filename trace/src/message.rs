@@ -16,7 +16,7 @@ pub const PROTOCOL: u32 = 1;
 pub const CHUNK: u64 = 1 << 20;
 
 /// How many whole chunks a probe remembers beside the one that it is in.
-pub const KEPT: u64 = 34;
+pub const KEPT: u64 = 18;
 
 /// The most digests that one [`ToProbe::Digests`] may ask for.
 pub const MOST_DIGESTS: u64 = 1 << 18;

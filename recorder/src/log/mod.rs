@@ -127,6 +127,17 @@ pub struct Shutdown {
     pub icount: u64,
     /// Exceptions before it.
     pub exceptions: u64,
+    /// Events before it.
+    pub events: u64,
+}
+
+impl Totals {
+    /// Whether QEMU ended without a request to shut down: it always adds one right before the last event
+    /// (replay/replay.c, `replay_finish`).
+    #[must_use]
+    pub fn unrequested(&self) -> bool {
+        self.shutdown.is_some_and(|shutdown| shutdown.events + 2 == self.events)
+    }
 }
 
 impl Decoder {
@@ -151,8 +162,9 @@ impl Decoder {
                 Event::Instructions(count) => self.totals.icount += u64::from(count),
                 Event::Exception => self.totals.exceptions += 1,
                 Event::Shutdown(cause) => {
-                    let Totals { icount, exceptions, .. } = self.totals;
-                    self.totals.shutdown.get_or_insert(Shutdown { cause, icount, exceptions });
+                    let Totals { icount, exceptions, events, .. } = self.totals;
+                    let before = Shutdown { cause, icount, exceptions, events: events - 1 };
+                    self.totals.shutdown.get_or_insert(before);
                 }
                 Event::End => self.totals.ended = true,
                 Event::Other(_) => {}
