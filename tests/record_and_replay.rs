@@ -1,0 +1,83 @@
+//! A user records a guest and replays it.
+
+mod tandem;
+
+use tandem::{BUILDS, Place, build, guest, words};
+
+#[test]
+fn a_linux_boot_is_recorded_and_replayed_to_the_last_instruction() {
+    for name in BUILDS {
+        let place = Place::new();
+        let recorded = place.record("boot.tdm", &build(name), &guest("linux"));
+        recorded.ends_with(0);
+        assert!(recorded.out.contains("tandem guest: hello from Linux"), "the guest's console is on stdout");
+        assert!(recorded.err.contains("virtual time") && recorded.err.contains("the guest shut down"));
+        let bytes = std::fs::metadata(place.path("boot.tdm")).unwrap().len();
+        assert!(bytes <= 128 << 10, "{name}: {bytes} bytes");
+
+        let replayed = place.run(&["replay", "boot.tdm"]);
+        replayed.ends_with(0);
+        let (console, verdict) = replayed.out.trim_end().rsplit_once('\n').unwrap();
+        assert!(verdict.starts_with("identical: 1,") && verdict.ends_with(" chunks"), "{verdict}");
+        assert_eq!(console.trim_end(), recorded.out.trim_end(), "the console is the same");
+        assert_eq!(place.left(), (words(&["boot.tdm"]), vec![]));
+    }
+}
+
+#[test]
+fn a_guest_that_resets_itself_is_replayed_every_time() {
+    for name in BUILDS {
+        let place = Place::new();
+        let recorded = place.record("bios.tdm", &build(name), &guest("seabios"));
+        recorded.ends_with(0);
+        assert!(recorded.err.contains("a reset with -no-reboot"), "{}", recorded.err);
+        let verdicts: Vec<String> = (0..10)
+            .map(|_| {
+                let replayed = place.run(&["replay", "bios.tdm"]);
+                replayed.ends_with(0);
+                replayed.out.lines().last().unwrap().to_owned()
+            })
+            .collect();
+        assert!(verdicts[0].starts_with("identical: 6,"), "{}", verdicts[0]);
+        assert!(verdicts.iter().all(|verdict| *verdict == verdicts[0]), "{verdicts:?}");
+    }
+}
+
+#[test]
+fn the_time_policy_can_be_chosen() {
+    let place = Place::new();
+    let line = [words(&["record", "-o", "host.tdm", "--time", "host", "--", &build(BUILDS[0])]), guest("seabios")];
+    let recorded = place.run(&line.concat());
+    recorded.ends_with(0);
+    assert!(recorded.err.contains("in host time: as --time says"), "{}", recorded.err);
+    place.run(&["replay", "host.tdm"]).ends_with(0);
+}
+
+#[test]
+fn a_replay_on_another_build_says_where_it_is_another_run() {
+    let place = Place::new();
+    place.record("bios.tdm", &build(BUILDS[0]), &guest("seabios")).ends_with(0);
+    let replayed = place.run(&["replay", "bios.tdm", "--build", &build(BUILDS[1])]);
+    replayed.ends_with(1);
+    // Where 7.2 and 10.0 part, at instruction 208,862 of SeaBIOS, is in the first chunk.
+    let verdict = replayed.out.lines().last().unwrap();
+    assert!(verdict.starts_with("different: chunk 0, instructions 0 to 1,048,576"), "{verdict}");
+}
+
+#[test]
+fn a_guest_is_found_from_another_folder() {
+    let place = Place::new();
+    std::fs::copy(corpus::cache().unwrap().join("firmware/bios-256k.bin"), place.path("own.bin")).unwrap();
+    let line = [guest("seabios"), words(&["-bios", "own.bin"])].concat();
+    place.record("bios.tdm", &build(BUILDS[0]), &line).ends_with(0);
+    let elsewhere = Place::new();
+    let file = place.path("bios.tdm").display().to_string();
+    elsewhere.run(&["replay", &file]).ends_with(0);
+    // And a file that has changed since is told.
+    let mut bios = std::fs::read(place.path("own.bin")).unwrap();
+    bios[0] ^= 1;
+    std::fs::write(place.path("own.bin"), bios).unwrap();
+    elsewhere.run(&["replay", &file]).is_refused_with(&["own.bin", "has changed since"]);
+    std::fs::remove_file(place.path("own.bin")).unwrap();
+    elsewhere.run(&["replay", &file]).is_refused_with(&["own.bin", "put it back"]);
+}

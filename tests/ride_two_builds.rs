@@ -1,0 +1,124 @@
+//! A TCG developer rides two builds in lockstep.
+
+mod tandem;
+
+use serde_json::Value;
+use tandem::{BUILDS, Place, build, guest, words};
+
+fn lockstep(a: &str, b: &str, options: &[&str], guest: &[String]) -> Vec<String> {
+    let start = words(&["lockstep", "--a", &build(a), "--b", &build(b), "--format", "json"]);
+    let rest = if guest.is_empty() { Vec::new() } else { [words(&["--"]), guest.to_vec()].concat() };
+    [start, words(options), rest].concat()
+}
+
+#[test]
+fn a_build_is_the_same_as_itself_over_a_whole_boot() {
+    for name in BUILDS {
+        let place = Place::new();
+        let ran = place.run(&lockstep(name, name, &[], &guest("linux")));
+        ran.ends_with(0);
+        let report = ran.json();
+        assert_eq!(report["verdict"], "same");
+        assert_eq!(report["compared"]["driven_by"], "live");
+        assert!(report["compared"]["instructions"].as_u64().unwrap() > 1_000_000_000);
+        assert_eq!(report.get("divergence"), None);
+    }
+}
+
+/// Every way to cut blocks gives the same stream: with one instruction a block, on the same recording.
+#[test]
+fn one_instruction_a_block_is_the_same_run() {
+    let place = Place::new();
+    place.record("boot.tdm", &build("debian-10.0"), &guest("linux")).ends_with(0);
+    let options =
+        ["--recording", "boot.tdm", "--b-arg", "-accel", "--b-arg", "tcg,one-insn-per-tb=on"];
+    let ran = place.run(&lockstep("debian-10.0", "debian-10.0", &options, &[]));
+    ran.ends_with(0);
+    let report = ran.json();
+    assert_eq!(report["verdict"], "same");
+    assert_eq!(report["compared"]["driven_by"], "recording");
+    let replayed = place.run(&["replay", "boot.tdm"]).out;
+    let instructions = report["compared"]["instructions"].as_u64().unwrap();
+    let grouped = ::lockstep::report::grouped(instructions);
+    assert!(replayed.contains(&format!("identical: {grouped} instructions")), "up to the guest's shutdown");
+}
+
+#[test]
+fn two_releases_part_in_the_firmware_at_one_instruction() {
+    let place = Place::new();
+    let ran = place.run(&lockstep("debian-7.2", "debian-10.0", &[], &guest("linux")));
+    ran.ends_with(1);
+    let report = ran.json();
+    let divergence = &report["divergence"];
+    assert_eq!((&report["verdict"], &divergence["kind"]), (&Value::from("different"), &Value::from("control-flow")));
+    let icount = divergence["icount"]["a"].as_u64().unwrap();
+    assert!((200_000..220_000).contains(&icount), "{icount}");
+    assert_eq!(divergence["icount"]["b"].as_u64(), Some(icount));
+    for side in ["a", "b"] {
+        let address = divergence["pc"][side].as_str().unwrap().strip_prefix("0x").unwrap();
+        let address = u64::from_str_radix(address, 16).unwrap();
+        assert!((0xe_0000..0x10_0000).contains(&address), "in SeaBIOS: {address:#x}");
+        assert!(divergence["block"][side].as_str().unwrap().starts_with("0x"));
+        assert!(!divergence["previous"][side].as_array().unwrap().is_empty());
+    }
+    assert_ne!(divergence["pc"]["a"], divergence["pc"]["b"]);
+    // The instruction before both is the branch that parted them.
+    let last = &divergence["last_common"];
+    assert_eq!(last["icount"].as_u64(), Some(icount - 1));
+    assert!(last["text"].as_str().unwrap().starts_with('j'), "{last}");
+
+    // The same again, and with the firmware's own sides swapped, names the same instruction.
+    let swapped = place.run(&lockstep("debian-10.0", "debian-7.2", &[], &guest("seabios")));
+    assert_eq!(swapped.ends_with(1).json()["divergence"]["icount"]["a"].as_u64(), Some(icount));
+}
+
+#[test]
+fn two_cpu_models_part_and_the_report_says_why() {
+    let place = Place::new();
+    for name in BUILDS {
+        let options = ["--b-arg", "-cpu", "--b-arg", "max"];
+        let ran = place.run(&lockstep(name, name, &options, &guest("linux")));
+        let report = ran.ends_with(1).json();
+        let notes = report["notes"].to_string();
+        assert!(notes.contains("`cpuid`") && notes.contains("depends on the CPU model"), "{notes}");
+        let text: Vec<String> = lockstep(name, name, &options, &guest("linux"))
+            .into_iter()
+            .filter(|word| !["--format", "json"].contains(&word.as_str()))
+            .collect();
+        let page = place.run(&text).out;
+        assert!(page.starts_with("DIFFERENT: they part at instruction "), "{page}");
+        assert!(page.contains("only B has `-cpu max`"), "{page}");
+    }
+}
+
+#[test]
+fn a_recording_drives_another_build_to_where_it_parts() {
+    let place = Place::new();
+    place.record("bios.tdm", &build("debian-7.2"), &guest("seabios")).ends_with(0);
+    let ran = place.run(&lockstep("debian-7.2", "debian-10.0", &["--recording", "bios.tdm"], &[]));
+    let report = ran.ends_with(1).json();
+    assert_eq!(report["compared"]["driven_by"], "recording");
+    let live = place.run(&lockstep("debian-7.2", "debian-10.0", &[], &guest("seabios"))).json();
+    assert_eq!(report["divergence"]["pc"], live["divergence"]["pc"]);
+    assert_eq!(report["divergence"]["icount"], live["divergence"]["icount"]);
+}
+
+/// Nothing but QEMU's exit status tells the two runs apart.
+#[test]
+fn another_exit_status_is_a_difference() {
+    let place = Place::new();
+    let image = |name: &str, status: u8| {
+        // At the reset vector: mov al, status; out 0xf4, al (isa-debug-exit); and round.
+        let mut rom = vec![0xf4; 64 << 10];
+        rom[0xfff0..0xfff7].copy_from_slice(&[0xb0, status, 0xe6, 0xf4, 0xeb, 0xfe, 0xf4]);
+        std::fs::write(place.path(name), rom).unwrap();
+    };
+    image("one.bin", 1);
+    image("two.bin", 2);
+    let guest = words(&["-M", "pc-i440fx-7.2", "-display", "none", "-device", "isa-debug-exit,iobase=0xf4"]);
+    let options = ["--a-arg", "-bios", "--a-arg", "one.bin", "--b-arg", "-bios", "--b-arg", "two.bin"];
+    let report = place.run(&lockstep("debian-7.2", "debian-7.2", &options, &guest)).ends_with(1).json();
+    assert_eq!(report["divergence"]["kind"], "exit-status");
+    let options = ["--a-arg", "-bios", "--a-arg", "one.bin", "--b-arg", "-bios", "--b-arg", "one.bin"];
+    place.run(&lockstep("debian-7.2", "debian-10.0", &options, &guest)).ends_with(0);
+}
