@@ -65,6 +65,10 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
             ));
             Ok(Outcome::Different)
         }
+        Verdict::OtherConsole { line } => {
+            say(&format!("different: the same instructions, but another console, from line {line} on"));
+            Ok(Outcome::Different)
+        }
         Verdict::EndedEarly { at, instructions } => {
             say(&format!(
                 "different: the replay ended after {} of {} instructions, identical up to the last full chunk",

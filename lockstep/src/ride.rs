@@ -55,7 +55,7 @@ enum Trouble {
 }
 
 /// How long both sides may go without a full chunk.
-const STALL: Duration = Duration::from_secs(60);
+const STALL: Duration = Duration::from_secs(30);
 
 /// How long one side may go on after the other has ended, at least.
 const AFTER_END: Duration = Duration::from_secs(10);
@@ -159,6 +159,7 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
         answers: Pair::default(),
         moved: Instant::now(),
         one_ended: None,
+        stalled: false,
     };
     let found = ride.follow(request.interrupts, progress);
     let equal = ride.comparator.equal();
@@ -177,7 +178,8 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
     };
     let decided = found.and_then(|order| ride.conclude(order, drive.compares_console, &mut report));
     if let Err(trouble) = decided {
-        report.summary = format!("{trouble}; the same up to instruction {} at least", grouped(equal * CHUNK));
+        let least = report.compared.instructions.max(equal * CHUNK);
+        report.summary = format!("{trouble}; the same up to instruction {} at least", grouped(least));
     }
     Ok(report)
 }
@@ -190,6 +192,8 @@ struct Ride {
     answers: Pair<Option<Option<Window>>>,
     moved: Instant,
     one_ended: Option<Instant>,
+    /// Whether the sides were told to end because they stood still.
+    stalled: bool,
 }
 
 /// How much of a console is kept for comparing, bytes.
@@ -223,7 +227,15 @@ impl Ride {
             Err(RecvTimeoutError::Disconnected) => Err(Trouble::Stalled("nothing came".to_owned())),
             Err(RecvTimeoutError::Timeout) => {
                 if self.moved.elapsed() > STALL {
-                    return Err(Trouble::Stalled("neither side filled a chunk or ended".to_owned()));
+                    if self.stalled {
+                        return Err(Trouble::Stalled("neither side filled a chunk or ended".to_owned()));
+                    }
+                    // A replay that has parted from its recording waits for ever for an event that does not come.
+                    // Told to end, the probes say how far they are, and that can be compared.
+                    self.stalled = true;
+                    self.moved = Instant::now();
+                    self.runs.a.ask_to_end();
+                    self.runs.b.ask_to_end();
                 }
                 Ok(None)
             }
@@ -269,6 +281,17 @@ impl Ride {
     /// Makes the decision a verdict.
     fn conclude(&mut self, order: Order, compares_console: bool, report: &mut Report) -> Result<(), Trouble> {
         match order {
+            Order::Same { position } if self.stalled => {
+                return Err(Trouble::Stalled(format!("both sides stood still after instruction {}", grouped(position))));
+            }
+            Order::Ended { side, at } if self.stalled => {
+                report.compared.instructions = at;
+                return Err(Trouble::Stalled(format!(
+                    "side {side} stood still after instruction {}, the same up to there, and waited for an event that \
+                     did not come",
+                    grouped(at)
+                )));
+            }
             Order::Same { position } => {
                 let statuses = self.end()?;
                 report.compared.instructions = position;

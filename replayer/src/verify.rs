@@ -25,7 +25,7 @@ pub enum Error {
     Io(#[from] io::Error),
     #[error("QEMU died while it replayed ({ending}), after icount {position} and so far the same run; it said: {said}")]
     Died { ending: String, position: u64, said: String },
-    #[error("the replay stands still after icount {position}, so far the same run: {limit} s without a chunk; the recording may come from another build or machine", limit = STALL.as_secs())]
+    #[error("the replay stands still after icount {position}, {limit} s without a full chunk, and all full chunks are the same; QEMU waits for an event that does not come: on another build than the recording's that is where they part", limit = STALL.as_secs())]
     Stalled { position: u64 },
     #[error("the probe can't go on: {0}")]
     Probe(String),
@@ -34,7 +34,7 @@ pub enum Error {
 }
 
 /// How long a replay may go without a full chunk.
-pub const STALL: Duration = Duration::from_secs(60);
+pub const STALL: Duration = Duration::from_secs(30);
 
 /// What a replay has proven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub enum Verdict {
     Different { chunk: u64, from: u64, to: u64 },
     /// The same run, but it ended before the recording did.
     EndedEarly { at: u64, instructions: u64 },
+    /// The same instructions, but the guest wrote something else, in this line of its console (from 1).
+    OtherConsole { line: usize },
 }
 
 pub struct Request<'a> {
@@ -66,6 +68,8 @@ pub fn verify(
 ) -> Result<Verdict, Error> {
     let source = Source::unpack(recording, None)?;
     let witness = recording.witness()?;
+    let recorded_console = recording.console()?;
+    let mut replayed_console = Vec::new();
     let ending = &recording.ending;
     let (tell, come) = channel();
     let plan = Plan {
@@ -82,6 +86,7 @@ pub fn verify(
     let mut moved = Instant::now();
     let mut asked = false;
     let mut ended = None;
+    let mut stalled = false;
     let verdict = loop {
         progress((chunks * CHUNK).min(ending.position));
         let happening = match come.recv_timeout(Duration::from_millis(100)) {
@@ -91,14 +96,23 @@ pub fn verify(
                     return Err(Error::Interrupted(chunks * CHUNK));
                 }
                 if moved.elapsed() > STALL {
-                    return Err(Error::Stalled { position: chunks * CHUNK });
+                    if stalled {
+                        return Err(Error::Stalled { position: chunks * CHUNK });
+                    }
+                    // Told to end, the probe says how far it is.
+                    stalled = true;
+                    moved = Instant::now();
+                    run.ask_to_end();
                 }
                 continue;
             }
             Err(RecvTimeoutError::Disconnected) => Happening::ProbeGone(None),
         };
         match happening {
-            Happening::Console(bytes) => console(&bytes),
+            Happening::Console(bytes) => {
+                console(&bytes);
+                replayed_console.extend(bytes);
+            }
             Happening::Probe(FromProbe::Chunk { index, digest }) => {
                 moved = Instant::now();
                 let expected = usize::try_from(index).ok().and_then(|index| witness.get(index));
@@ -116,6 +130,9 @@ pub fn verify(
             }
             Happening::Probe(FromProbe::End { position, .. }) => {
                 ended = Some(position);
+                if stalled && position < ending.position {
+                    return Err(Error::Stalled { position });
+                }
                 if position < ending.position {
                     break Verdict::EndedEarly { at: position, instructions: ending.position };
                 }
@@ -154,7 +171,14 @@ pub fn verify(
     for happening in come.try_iter() {
         if let Happening::Console(bytes) = happening {
             console(&bytes);
+            replayed_console.extend(bytes);
         }
+    }
+    // What one of them has behind the other's end was written after the run's end.
+    let other = recorded_console.iter().zip(&replayed_console).position(|(a, b)| a != b);
+    if let (Verdict::Identical { .. }, Some(place)) = (verdict, other) {
+        let line = recorded_console[..place].iter().filter(|&&byte| byte == b'\n').count() + 1;
+        return Ok(Verdict::OtherConsole { line });
     }
     Ok(verdict)
 }
