@@ -24,10 +24,16 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     if arguments.build.is_none() && arguments.guest.is_none() {
         for name in ::corpus::builds() {
             let place = ::corpus::build(name);
-            say(&format!("build {name:<12} {}", place.map_or_else(|e| e.to_string(), |p| p.display().to_string())));
+            say(&format!(
+                "build {name:<12} {}",
+                place.map_or_else(|e| e.to_string(), |p| p.display().to_string())
+            ));
         }
         for name in ::corpus::guests() {
-            say(&format!("guest {name:<12} {}", ::corpus::guest(name).map_or_else(|e| e.to_string(), |a| a.join(" "))));
+            say(&format!(
+                "guest {name:<12} {}",
+                ::corpus::guest(name).map_or_else(|e| e.to_string(), |a| a.join(" "))
+            ));
         }
     }
     Ok(Outcome::Same)

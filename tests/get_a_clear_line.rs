@@ -19,7 +19,9 @@ fn a_qemu_that_is_none() {
     place.record("x", "/no/such/qemu", &[]).is_refused_with(&["no QEMU at `/no/such/qemu`"]);
     place.record("x", "/bin/true", &[]).is_refused_with(&["/bin/true", "is not a QEMU"]);
     let a = build(BUILDS[0]);
-    place.run(&["lockstep", "--a", &a, "--b", "nope", "--", "-M", "pc"]).is_refused_with(&["no QEMU at `nope`"]);
+    place
+        .run(&["lockstep", "--a", &a, "--b", "nope", "--", "-M", "pc"])
+        .is_refused_with(&["no QEMU at `nope`"]);
     assert_eq!(place.left(), (vec![], vec![]));
 }
 
@@ -28,12 +30,18 @@ fn a_qemu_that_is_none() {
 fn a_qemu_without_tcg_or_without_plugins() {
     let place = Place::new();
     let real = build(BUILDS[0]);
-    let no_tcg = script(&place, "no-tcg", &format!(r#"[ "$1" = -accel ] && {{ echo Accelerators:; echo kvm; exit; }}; exec {real} "$@""#));
+    let no_tcg = script(
+        &place,
+        "no-tcg",
+        &format!(r#"[ "$1" = -accel ] && {{ echo Accelerators:; echo kvm; exit; }}; exec {real} "$@""#),
+    );
     place.record("x", &no_tcg, &guest("seabios")).is_refused_with(&["has no TCG", "kvm"]);
     let no_plugins = script(
         &place,
         "no-plugins",
-        &format!(r#"case "$*" in *-plugin*) echo "qemu: plugin interface not enabled in this build" >&2; exit 1;; esac; exec {real} "$@""#),
+        &format!(
+            r#"case "$*" in *-plugin*) echo "qemu: plugin interface not enabled in this build" >&2; exit 1;; esac; exec {real} "$@""#
+        ),
     );
     place.record("x", &no_plugins, &guest("seabios")).is_refused_with(&["built without plugins"]);
     assert_eq!(place.left(), (words(&["no-plugins", "no-tcg"]), vec![]));
@@ -82,7 +90,9 @@ fn a_recording_that_is_none_or_not_whole() {
     let mut other = whole.clone();
     other[8] = 99;
     std::fs::write(place.path("other.tdm"), other).unwrap();
-    place.run(&["replay", "other.tdm"]).is_refused_with(&["format version 99", "use the tandem that made it"]);
+    place
+        .run(&["replay", "other.tdm"])
+        .is_refused_with(&["format version 99", "use the tandem that made it"]);
     let mut damaged = whole;
     let middle = damaged.len() / 2;
     damaged[middle] ^= 0x10;
@@ -95,5 +105,7 @@ fn a_recording_that_is_none_or_not_whole() {
 fn a_probe_that_is_missing() {
     let place = Place::new();
     let line = [words(&["record", "-o", "x", "--", &build(BUILDS[0])]), guest("seabios")].concat();
-    place.run_with(("TANDEM_PROBE", "/no/probe.so"), &line).is_refused_with(&["/no/probe.so", "TANDEM_PROBE"]);
+    place
+        .run_with(("TANDEM_PROBE", "/no/probe.so"), &line)
+        .is_refused_with(&["/no/probe.so", "TANDEM_PROBE"]);
 }

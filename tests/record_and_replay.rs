@@ -46,7 +46,8 @@ fn a_guest_that_resets_itself_is_replayed_every_time() {
 #[test]
 fn the_time_policy_can_be_chosen() {
     let place = Place::new();
-    let line = [words(&["record", "-o", "host.tdm", "--time", "host", "--", &build(BUILDS[0])]), guest("seabios")];
+    let line =
+        [words(&["record", "-o", "host.tdm", "--time", "host", "--", &build(BUILDS[0])]), guest("seabios")];
     let recorded = place.run(&line.concat());
     recorded.ends_with(0);
     assert!(recorded.err.contains("in host time: as --time says"), "{}", recorded.err);

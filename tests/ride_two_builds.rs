@@ -30,8 +30,7 @@ fn a_build_is_the_same_as_itself_over_a_whole_boot() {
 fn one_instruction_a_block_is_the_same_run() {
     let place = Place::new();
     place.record("boot.tdm", &build("debian-10.0"), &guest("linux")).ends_with(0);
-    let options =
-        ["--recording", "boot.tdm", "--b-arg", "-accel", "--b-arg", "tcg,one-insn-per-tb=on"];
+    let options = ["--recording", "boot.tdm", "--b-arg", "-accel", "--b-arg", "tcg,one-insn-per-tb=on"];
     let ran = place.run(&lockstep("debian-10.0", "debian-10.0", &options, &[]));
     ran.ends_with(0);
     let report = ran.json();
@@ -50,7 +49,10 @@ fn two_releases_part_in_the_firmware_at_one_instruction() {
     ran.ends_with(1);
     let report = ran.json();
     let divergence = &report["divergence"];
-    assert_eq!((&report["verdict"], &divergence["kind"]), (&Value::from("different"), &Value::from("control-flow")));
+    assert_eq!(
+        (&report["verdict"], &divergence["kind"]),
+        (&Value::from("different"), &Value::from("control-flow"))
+    );
     let icount = divergence["icount"]["a"].as_u64().unwrap();
     assert!((200_000..220_000).contains(&icount), "{icount}");
     assert_eq!(divergence["icount"]["b"].as_u64(), Some(icount));

@@ -231,7 +231,9 @@ impl Comparator {
 
     /// Both have ended, and are equal up to `at`, the shorter one's end.
     fn both_equal(&mut self, at: u64) -> Vec<Order> {
-        let (Some((a, _)), Some((b, _))) = (self.streams.a.end, self.streams.b.end) else { return Vec::new() };
+        let (Some((a, _)), Some((b, _))) = (self.streams.a.end, self.streams.b.end) else {
+            return Vec::new();
+        };
         let side = if a <= b { Side::A } else { Side::B };
         let order = if at < self.least || a.abs_diff(b) > AFTER_END * CHUNK {
             Order::Ended { side, at }
@@ -247,7 +249,8 @@ impl Comparator {
         [Side::A, Side::B].into_iter().find_map(|side| {
             let (at, _) = self.streams.get(side).end?;
             let other = self.streams.get(side.other());
-            (other.end.is_none() && other.asked && other.filled > at / CHUNK + AFTER_END).then_some((side, at))
+            (other.end.is_none() && other.asked && other.filled > at / CHUNK + AFTER_END)
+                .then_some((side, at))
         })
     }
 }

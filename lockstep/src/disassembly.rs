@@ -48,7 +48,9 @@ impl Disassembler {
     }
 
     fn decode(self, instruction: &Instruction) -> Option<iced_x86::Instruction> {
-        let decoded = Decoder::with_ip(self.bits?, &instruction.bytes, instruction.address, DecoderOptions::NONE).decode();
+        let decoded =
+            Decoder::with_ip(self.bits?, &instruction.bytes, instruction.address, DecoderOptions::NONE)
+                .decode();
         (decoded.code() != Code::INVALID).then_some(decoded)
     }
 

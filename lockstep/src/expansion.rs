@@ -80,8 +80,14 @@ mod tests {
 
     #[test]
     fn the_first_that_differs_is_found_behind_a_border() {
-        let a = [window(10, &[&[1, 2, 3]], &[(0, 0, 2)]), window(12, &[&[1, 2, 3], &[4]], &[(0, 2, 1), (1, 0, 1)])];
-        let b = [window(10, &[&[1, 2, 3]], &[(0, 0, 2)]), window(12, &[&[1, 2, 3], &[9]], &[(0, 2, 1), (1, 0, 1)])];
+        let a = [
+            window(10, &[&[1, 2, 3]], &[(0, 0, 2)]),
+            window(12, &[&[1, 2, 3], &[4]], &[(0, 2, 1), (1, 0, 1)]),
+        ];
+        let b = [
+            window(10, &[&[1, 2, 3]], &[(0, 0, 2)]),
+            window(12, &[&[1, 2, 3], &[9]], &[(0, 2, 1), (1, 0, 1)]),
+        ];
         let (a, b) = (expand(&a).unwrap(), expand(&b).unwrap());
         assert_eq!(first_difference(&a, &b), Some(3));
         assert_eq!((a[3].position, a[3].visit, a[2].visit, a[2].number), (13, 2, 1, 2));

@@ -163,10 +163,12 @@ impl Divergence {
         });
         let following = Pair::of(|side| {
             let rest = streams.get(side).iter().skip(at).take(SHOWN_AFTER);
-            rest.map(|executed| line(agreed(disassembler, *behind.get(side), executed), executed)).collect::<Vec<_>>()
+            rest.map(|executed| line(agreed(disassembler, *behind.get(side), executed), executed))
+                .collect::<Vec<_>>()
         });
         let first = Pair::of(|side| streams.get(side).get(at));
-        let position = common.last().map_or_else(|| first.a.or(first.b).map_or(0, |e| e.position), |e| e.position + 1);
+        let position =
+            common.last().map_or_else(|| first.a.or(first.b).map_or(0, |e| e.position), |e| e.position + 1);
         let previous = Pair::of(|side| {
             let before = &streams.get(side)[..at];
             let mut blocks: Vec<(usize, Block)> = Vec::new();
@@ -183,10 +185,13 @@ impl Divergence {
                 }
             }
             blocks.reverse();
-            blocks.into_iter().map(|(_, mut block)| {
-                block.instructions.reverse();
-                block
-            }).collect::<Vec<_>>()
+            blocks
+                .into_iter()
+                .map(|(_, mut block)| {
+                    block.instructions.reverse();
+                    block
+                })
+                .collect::<Vec<_>>()
         });
         let kind = match (common.last(), first.a, first.b) {
             (Some(last), Some(a), Some(b)) => {
@@ -214,9 +219,12 @@ impl Divergence {
             }
         }
         if let (Some(a), Some(b)) = (first.a, first.b)
-            && let Some(earlier) = streams.a[..at].iter().zip(&streams.b[..at]).rev().take(SEARCHED).find(|(a, b)| {
-                a.instruction.bytes != b.instruction.bytes
-            })
+            && let Some(earlier) = streams.a[..at]
+                .iter()
+                .zip(&streams.b[..at])
+                .rev()
+                .take(SEARCHED)
+                .find(|(a, b)| a.instruction.bytes != b.instruction.bytes)
             && a.position == b.position
         {
             notes.push(format!(
@@ -243,11 +251,9 @@ impl Divergence {
     /// The divergence in one line.
     #[must_use]
     pub fn summary(&self) -> String {
-        let side = |side: Side| {
-            match (self.pc.get(side), self.instruction.get(side)) {
-                (Some(pc), Some(text)) => format!("{side} executes {pc} `{text}`"),
-                _ => format!("{side} has ended"),
-            }
+        let side = |side: Side| match (self.pc.get(side), self.instruction.get(side)) {
+            (Some(pc), Some(text)) => format!("{side} executes {pc} `{text}`"),
+            _ => format!("{side} has ended"),
         };
         let after = self.last_common.as_ref().map(|line| format!(" after {} `{}`", line.pc, line.text));
         format!(

@@ -87,7 +87,13 @@ impl Drive {
             Some(recording) => {
                 let source = Source::unpack(recording, given.as_deref())?;
                 let recorded = recording.manifest.arguments.clone();
-                (source.line.clone(), source.folder.clone(), Some(source), recording.ending.position, recorded)
+                (
+                    source.line.clone(),
+                    source.folder.clone(),
+                    Some(source),
+                    recording.ending.position,
+                    recorded,
+                )
             }
             None => (Vec::new(), std::env::current_dir()?, None, 0, Vec::new()),
         };
@@ -99,7 +105,8 @@ impl Drive {
             all.extend_from_slice(extra);
             let parsed = Arguments::parse(&all);
             // A monitor prints QEMU's version.
-            compares_console &= parsed.value("monitor") != Some("stdio") && parsed.value("qmp") != Some("stdio");
+            compares_console &=
+                parsed.value("monitor") != Some("stdio") && parsed.value("qmp") != Some("stdio");
             *lines.get_mut(side) = if source.is_some() {
                 // For its refusals: the recorded line is taken as it is.
                 parsed.comparable().map_err(|refusal| Error::Refused(side, refusal))?;
@@ -129,7 +136,8 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
             passed: log.as_slice(),
         };
         let tell = tell.clone();
-        Run::start(&plan, move |happening| drop(tell.send((side, happening)))).map_err(|error| Error::Run(side, error))
+        Run::start(&plan, move |happening| drop(tell.send((side, happening))))
+            .map_err(|error| Error::Run(side, error))
     };
     let runs = Pair { a: start(Side::A)?, b: start(Side::B)? };
     drop(tell);
@@ -221,7 +229,8 @@ impl Ride {
             Ok((side, Happening::ProbeGone(None))) => {
                 let run = self.runs.get_mut(side);
                 let ending = describe(run.wait()?);
-                let said = run.errors().lines().last().map(|line| format!(", it said: {line}")).unwrap_or_default();
+                let said =
+                    run.errors().lines().last().map(|line| format!(", it said: {line}")).unwrap_or_default();
                 Err(Trouble::Died { side, ending, said })
             }
             Err(RecvTimeoutError::Disconnected) => Err(Trouble::Stalled("nothing came".to_owned())),
@@ -249,7 +258,9 @@ impl Ride {
         }
         loop {
             let orders = match self.next(interrupts)? {
-                Some((side, FromProbe::Chunk { index, digest })) => self.comparator.chunk(side, index, digest)?,
+                Some((side, FromProbe::Chunk { index, digest })) => {
+                    self.comparator.chunk(side, index, digest)?
+                }
                 Some((side, FromProbe::End { position, digest })) => {
                     self.one_ended.get_or_insert_with(Instant::now);
                     self.comparator.ended(side, position, digest)
@@ -258,7 +269,9 @@ impl Ride {
                     self.comparator.answered(side, digests[0])
                 }
                 Some((side, FromProbe::Digests(_))) => return Err(Trouble::Forgotten(side)),
-                Some((side, message)) => return Err(Trouble::Probe(side, format!("it said {message:?} out of turn"))),
+                Some((side, message)) => {
+                    return Err(Trouble::Probe(side, format!("it said {message:?} out of turn")));
+                }
                 None => {
                     let waited = self.one_ended.is_some_and(|since| since.elapsed() > AFTER_END);
                     match self.comparator.left_behind() {
@@ -271,7 +284,9 @@ impl Ride {
             for order in orders {
                 match order {
                     Order::Credit(side, credit) => self.runs.get_mut(side).say(&ToProbe::Credit(credit)),
-                    Order::Ask(side, at) => self.runs.get_mut(side).say(&ToProbe::Digests { from: at, to: at }),
+                    Order::Ask(side, at) => {
+                        self.runs.get_mut(side).say(&ToProbe::Digests { from: at, to: at })
+                    }
                     decided => return Ok(decided),
                 }
             }
@@ -282,7 +297,10 @@ impl Ride {
     fn conclude(&mut self, order: Order, compares_console: bool, report: &mut Report) -> Result<(), Trouble> {
         match order {
             Order::Same { position } if self.stalled => {
-                return Err(Trouble::Stalled(format!("both sides stood still after instruction {}", grouped(position))));
+                return Err(Trouble::Stalled(format!(
+                    "both sides stood still after instruction {}",
+                    grouped(position)
+                )));
             }
             Order::Ended { side, at } if self.stalled => {
                 report.compared.instructions = at;
@@ -308,8 +326,10 @@ impl Ride {
                 } else if let Some(line) = self.console_difference().filter(|_| compares_console) {
                     report.verdict = Verdict::Different;
                     report.divergence = Some(Divergence::without_instruction(Kind::Console, position));
-                    report.summary =
-                        format!("the same {} instructions, but the consoles differ in line {line}", grouped(position));
+                    report.summary = format!(
+                        "the same {} instructions, but the consoles differ in line {line}",
+                        grouped(position)
+                    );
                 } else {
                     report.verdict = Verdict::Same;
                     report.summary = format!(

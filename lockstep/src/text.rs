@@ -56,7 +56,9 @@ pub fn render(report: &Report) -> String {
 
 /// Where the command lines differ, as a diff of their words.
 fn command_lines(page: &mut String, report: &Report) {
-    let lines = Pair::of(|side| report.builds.get(side).line.iter().map(|word| format!("{word}\n")).collect::<String>());
+    let lines = Pair::of(|side| {
+        report.builds.get(side).line.iter().map(|word| format!("{word}\n")).collect::<String>()
+    });
     if lines.a == lines.b {
         let _ = writeln!(page, "  command lines: the same");
         return;
@@ -103,7 +105,8 @@ fn diverged(page: &mut String, divergence: &Divergence) {
     }
     let _ = writeln!(page);
     let _ = writeln!(page, "  from there on, - on A, + on B:");
-    let sides = Pair::of(|side| divergence.following.get(side).iter().map(|l| shown(l) + "\n").collect::<String>());
+    let sides =
+        Pair::of(|side| divergence.following.get(side).iter().map(|l| shown(l) + "\n").collect::<String>());
     for change in TextDiff::from_lines(&sides.a, &sides.b).iter_all_changes() {
         let sign = match change.tag() {
             ChangeTag::Delete => '-',

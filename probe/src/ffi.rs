@@ -57,9 +57,15 @@ enum Counting {
     /// API 1: an inline add to a counter of ours.
     Total { insn_exec_inline: extern "C" fn(Handle, c_int, *mut c_void, u64) },
     /// API 2: an inline add to a scoreboard.
-    Scoreboard { insn_exec_inline: extern "C" fn(Handle, c_int, ScoreboardEntry, u64), find: extern "C" fn(Handle, c_uint) -> *mut c_void },
+    Scoreboard {
+        insn_exec_inline: extern "C" fn(Handle, c_int, ScoreboardEntry, u64),
+        find: extern "C" fn(Handle, c_uint) -> *mut c_void,
+    },
     /// API 3 and later: an inline store of the instruction's number in its block, cheaper than the add.
-    Marker { insn_exec_inline: extern "C" fn(Handle, c_int, ScoreboardEntry, u64), find: extern "C" fn(Handle, c_uint) -> *mut c_void },
+    Marker {
+        insn_exec_inline: extern "C" fn(Handle, c_int, ScoreboardEntry, u64),
+        find: extern "C" fn(Handle, c_uint) -> *mut c_void,
+    },
 }
 
 #[derive(Clone, Copy)]
@@ -143,7 +149,8 @@ fn symbol(name: &CStr) -> Option<*mut c_void> {
 /// The function `name` as type `F`, which has to be its `extern "C" fn` type.
 fn function<F: Copy>(name: &CStr) -> Result<F, String> {
     const { assert!(size_of::<F>() == size_of::<*mut c_void>()) }
-    let found = symbol(name).ok_or_else(|| format!("this QEMU has no function {}", name.to_string_lossy()))?;
+    let found =
+        symbol(name).ok_or_else(|| format!("this QEMU has no function {}", name.to_string_lossy()))?;
     // SAFETY: a non-null address of a function, and `F` is the function's pointer type: see Signatures above.
     Ok(unsafe { std::mem::transmute_copy::<*mut c_void, F>(&found) })
 }
@@ -152,7 +159,9 @@ impl Qemu {
     fn find() -> Result<Self, String> {
         let level = api_level();
         let counting = match level {
-            1 => Counting::Total { insn_exec_inline: function(c"qemu_plugin_register_vcpu_insn_exec_inline")? },
+            1 => {
+                Counting::Total { insn_exec_inline: function(c"qemu_plugin_register_vcpu_insn_exec_inline")? }
+            }
             2 => Counting::Scoreboard {
                 insn_exec_inline: function(c"qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu")?,
                 find: function(c"qemu_plugin_scoreboard_find")?,
@@ -206,9 +215,13 @@ impl Qemu {
     fn count(&self, insn: Handle, number: u64, scoreboard: Handle) {
         let entry = ScoreboardEntry { score: scoreboard, offset: 0 };
         match self.counting {
-            Counting::Total { insn_exec_inline } => insn_exec_inline(insn, INLINE_ADD_U64, TOTAL.0.get().cast(), 1),
+            Counting::Total { insn_exec_inline } => {
+                insn_exec_inline(insn, INLINE_ADD_U64, TOTAL.0.get().cast(), 1)
+            }
             Counting::Scoreboard { insn_exec_inline, .. } => insn_exec_inline(insn, INLINE_ADD_U64, entry, 1),
-            Counting::Marker { insn_exec_inline, .. } => insn_exec_inline(insn, INLINE_STORE_U64, entry, number),
+            Counting::Marker { insn_exec_inline, .. } => {
+                insn_exec_inline(insn, INLINE_STORE_U64, entry, number)
+            }
         }
     }
 }
@@ -271,7 +284,9 @@ extern "C" fn vcpu_init(_: PluginId, vcpu: c_uint) {
         }
         probe.counter = match probe.qemu.counting {
             Counting::Total { .. } => TOTAL.0.get(),
-            Counting::Scoreboard { find, .. } | Counting::Marker { find, .. } => find(probe.scoreboard, vcpu).cast(),
+            Counting::Scoreboard { find, .. } | Counting::Marker { find, .. } => {
+                find(probe.scoreboard, vcpu).cast()
+            }
         };
         Ok(())
     });

@@ -39,7 +39,12 @@ pub(crate) struct Session {
 
 impl Session {
     /// Greets the host and waits until it lets the guest start.
-    pub(crate) fn open(host: UnixStream, plugin_api: i32, target: String, system: bool) -> Result<Self, Trouble> {
+    pub(crate) fn open(
+        host: UnixStream,
+        plugin_api: i32,
+        target: String,
+        system: bool,
+    ) -> Result<Self, Trouble> {
         let mut session = Session { host, table: Table::default(), stream: Stream::default(), credit: 0 };
         session.say(&FromProbe::Hello { protocol: PROTOCOL, plugin_api, target, system })?;
         match codec::read(&mut session.host)? {

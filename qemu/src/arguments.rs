@@ -39,7 +39,9 @@ pub enum Refusal {
     LocalTime(String),
     #[error("`{0}`: Tandem chooses record and replay itself; remove rr= and rrfile=")]
     OwnReplay(String),
-    #[error("`{0}`: icount shift=auto follows the host's speed; give a number from 0 to 10, or leave -icount out")]
+    #[error(
+        "`{0}`: icount shift=auto follows the host's speed; give a number from 0 to 10, or leave -icount out"
+    )]
     Shift(String),
     #[error("`{0}` takes QEMU out of Tandem's hands; remove it")]
     Detached(String),
@@ -47,13 +49,21 @@ pub enum Refusal {
     NoGuest(String),
     #[error("`{0}`: random bytes from the host's device are not recorded; use -object rng-builtin")]
     HostRandom(String),
-    #[error("`{0}`: a drive is recorded only behind blkreplay: -drive file=IMAGE,if=none,snapshot=on,id=img -drive driver=blkreplay,if=none,image=img,id=rr -device ...,drive=rr")]
+    #[error(
+        "`{0}`: a drive is recorded only behind blkreplay: -drive file=IMAGE,if=none,snapshot=on,id=img -drive driver=blkreplay,if=none,image=img,id=rr -device ...,drive=rr"
+    )]
     BareDrive(String),
-    #[error("`{0}`: a network is recorded only through filter-replay: add -object filter-replay,id=rr,netdev=ID, or use -nic none")]
+    #[error(
+        "`{0}`: a network is recorded only through filter-replay: add -object filter-replay,id=rr,netdev=ID, or use -nic none"
+    )]
     BareNetwork(String),
-    #[error("`{0}` waits for the outside world, so two live runs of it differ; record the guest first and give the recording with --recording")]
+    #[error(
+        "`{0}` waits for the outside world, so two live runs of it differ; record the guest first and give the recording with --recording"
+    )]
     NotDeterministic(String),
-    #[error("--time virtual does not go with `{0}`: completions of disks and packets of networks never come when time is virtual; use --time host")]
+    #[error(
+        "--time virtual does not go with `{0}`: completions of disks and packets of networks never come when time is virtual; use --time host"
+    )]
     Starves(String),
 }
 
@@ -95,11 +105,47 @@ impl Item {
 
 /// Options of QEMU that take no value (qemu-options.hx, entries without `HAS_ARG`).
 const NO_VALUE: &[&str] = &[
-    "h", "help", "version", "snapshot", "no-fd-bootchk", "no-acpi", "no-hpet", "nographic", "portrait", "full-screen",
-    "alt-grab", "ctrl-grab", "no-quit", "sdl", "win2k-hack", "usb", "S", "s", "daemonize", "no-reboot", "no-shutdown",
-    "enable-kvm", "singlestep", "preconfig", "nodefaults", "no-user-config", "only-migratable", "semihosting",
-    "old-param", "enable-fips", "xen-attach", "xen-domid-restrict", "mem-prealloc", "enable-sync-profile", "curses",
-    "no-frame", "rtc-td-hack", "no-kvm", "no-kvm-irqchip", "localtime", "qtest-log",
+    "h",
+    "help",
+    "version",
+    "snapshot",
+    "no-fd-bootchk",
+    "no-acpi",
+    "no-hpet",
+    "nographic",
+    "portrait",
+    "full-screen",
+    "alt-grab",
+    "ctrl-grab",
+    "no-quit",
+    "sdl",
+    "win2k-hack",
+    "usb",
+    "S",
+    "s",
+    "daemonize",
+    "no-reboot",
+    "no-shutdown",
+    "enable-kvm",
+    "singlestep",
+    "preconfig",
+    "nodefaults",
+    "no-user-config",
+    "only-migratable",
+    "semihosting",
+    "old-param",
+    "enable-fips",
+    "xen-attach",
+    "xen-domid-restrict",
+    "mem-prealloc",
+    "enable-sync-profile",
+    "curses",
+    "no-frame",
+    "rtc-td-hack",
+    "no-kvm",
+    "no-kvm-irqchip",
+    "localtime",
+    "qtest-log",
 ];
 
 const DRIVES: &[&str] =
@@ -156,9 +202,21 @@ impl Arguments {
                 return !matches!(item.head(), "none" | "egl-headless");
             }
             item.is(&["serial", "chardev", "parallel", "virtioconsole", "monitor", "qmp", "gdb"])
-                && ["socket", "tcp:", "telnet:", "websocket:", "unix:", "udp:", "udp", "pty", "pipe:", "pipe", "/dev/"]
-                    .iter()
-                    .any(|kind| item.value().starts_with(kind))
+                && [
+                    "socket",
+                    "tcp:",
+                    "telnet:",
+                    "websocket:",
+                    "unix:",
+                    "udp:",
+                    "udp",
+                    "pty",
+                    "pipe:",
+                    "pipe",
+                    "/dev/",
+                ]
+                .iter()
+                .any(|kind| item.value().starts_with(kind))
         })
     }
 
@@ -347,7 +405,9 @@ impl Arguments {
         let mut files = Vec::new();
         for item in &self.items {
             let Some(value) = &item.value else { continue };
-            if item.is(&["append", "name", "D", "pidfile", "trace", "serial", "monitor", "qmp", "chardev", "parallel"]) {
+            if item.is(&[
+                "append", "name", "D", "pidfile", "trace", "serial", "monitor", "qmp", "chardev", "parallel",
+            ]) {
                 continue;
             }
             if item.name == "L" {
@@ -406,7 +466,8 @@ mod tests {
 
     #[test]
     fn the_users_own_time_settings_stay() {
-        let line = parse("-icount 3 -rtc base=2001-02-03,clock=vm -seed 7 -nic none -display none").deterministic();
+        let line =
+            parse("-icount 3 -rtc base=2001-02-03,clock=vm -seed 7 -nic none -display none").deterministic();
         let line = line.unwrap().join(" ");
         assert!(line.contains("-icount shift=3,sleep=off"), "{line}");
         assert!(line.contains("-rtc base=2001-02-03,clock=vm") && !line.contains("2026"), "{line}");
@@ -415,7 +476,9 @@ mod tests {
 
     #[test]
     fn a_drive_a_network_and_an_interactive_input_run_in_host_time() {
-        for line in ["-hda x", "disk.img", "-nic user", "-netdev user,id=n", "-serial tcp::4444,server", "-vnc :1"] {
+        for line in
+            ["-hda x", "disk.img", "-nic user", "-netdev user,id=n", "-serial tcp::4444,server", "-vnc :1"]
+        {
             assert_eq!(parse(line).time(), Time::Host, "{line}");
             assert!(parse(line).deterministic().is_err(), "{line}");
         }
@@ -451,7 +514,9 @@ mod tests {
 
     #[test]
     fn tcg_and_one_vcpu_are_taken() {
-        for line in ["-accel tcg,one-insn-per-tb=on", "-accel tcg", "-machine pc,accel=tcg", "-smp 1", "-smp cpus=1"] {
+        for line in
+            ["-accel tcg,one-insn-per-tb=on", "-accel tcg", "-machine pc,accel=tcg", "-smp 1", "-smp cpus=1"]
+        {
             assert_eq!(parse(line).replayed(Time::Virtual, "record", "log").map(|_| ()), Ok(()), "{line}");
         }
     }
@@ -462,8 +527,11 @@ mod tests {
         for name in ["k", "i", "d", "fw/bios.bin"] {
             std::fs::write(folder.join(name), name).unwrap();
         }
-        let guest = parse("-kernel k -initrd i -device loader,file=d,addr=0 -append k -L fw -fw_cfg name=opt/x,file=k");
-        let files: Vec<_> = guest.files(&folder).iter().map(|p| p.strip_prefix(&folder).unwrap().to_owned()).collect();
+        let guest = parse(
+            "-kernel k -initrd i -device loader,file=d,addr=0 -append k -L fw -fw_cfg name=opt/x,file=k",
+        );
+        let files: Vec<_> =
+            guest.files(&folder).iter().map(|p| p.strip_prefix(&folder).unwrap().to_owned()).collect();
         assert_eq!(files, ["d", "fw/bios.bin", "i", "k"].map(PathBuf::from));
         std::fs::remove_dir_all(folder).unwrap();
     }

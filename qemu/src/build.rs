@@ -19,7 +19,9 @@ pub struct Build {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("there is no QEMU at `{0}`; give the path of a qemu-system-... executable, or a name that is on the PATH")]
+    #[error(
+        "there is no QEMU at `{0}`; give the path of a qemu-system-... executable, or a name that is on the PATH"
+    )]
     Missing(PathBuf),
     #[error("`{path}` can't be run: {why}")]
     Unrunnable { path: PathBuf, why: std::io::Error },
@@ -69,5 +71,7 @@ fn find(name: &Path) -> Option<PathBuf> {
     if name.components().count() > 1 {
         return name.is_file().then(|| std::path::absolute(name).unwrap_or_else(|_| name.to_owned()));
     }
-    std::env::split_paths(&std::env::var_os("PATH")?).map(|folder| folder.join(name)).find(|path| path.is_file())
+    std::env::split_paths(&std::env::var_os("PATH")?)
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
 }

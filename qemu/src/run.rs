@@ -34,7 +34,9 @@ pub enum Happening {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("no probe at `{0}`: build it (cargo build --release), or say in TANDEM_PROBE where libtandem_probe.so lies")]
+    #[error(
+        "no probe at `{0}`: build it (cargo build --release), or say in TANDEM_PROBE where libtandem_probe.so lies"
+    )]
     NoProbe(PathBuf),
     #[error("`{path}` can't be started: {why}")]
     Start { path: PathBuf, why: io::Error },
@@ -44,7 +46,9 @@ pub enum Error {
     Stillborn { path: PathBuf, ending: String, said: String },
     #[error("`{0}` did not load the probe within {limit} s; is it a system emulator?", limit = START_LIMIT.as_secs())]
     Mute(PathBuf),
-    #[error("`{path}` loaded a probe of another release (protocol {theirs}, expected {PROTOCOL}); rebuild, or unset TANDEM_PROBE")]
+    #[error(
+        "`{path}` loaded a probe of another release (protocol {theirs}, expected {PROTOCOL}); rebuild, or unset TANDEM_PROBE"
+    )]
     OtherProbe { path: PathBuf, theirs: u32 },
     #[error("the connection to the probe failed: {0}")]
     Link(#[from] codec::Error),
@@ -119,14 +123,15 @@ impl Run {
             .stderr(Stdio::piped())
             .process_group(0);
         hand_over(&mut command, passed);
-        let mut child =
-            command.spawn().map_err(|why| Error::Start { path: plan.build.path.clone(), why })?;
+        let mut child = command.spawn().map_err(|why| Error::Start { path: plan.build.path.clone(), why })?;
         drop(guest);
         let errors = Arc::new(Mutex::new(Vec::new()));
         let mut readers = Vec::new();
         if let Some(stdout) = child.stdout.take() {
             let tell = tell.clone();
-            readers.push(std::thread::spawn(move || read_all(stdout, |bytes| tell(Happening::Console(bytes.to_vec())))));
+            readers.push(std::thread::spawn(move || {
+                read_all(stdout, |bytes| tell(Happening::Console(bytes.to_vec())))
+            }));
         }
         if let Some(stderr) = child.stderr.take() {
             let errors = Arc::clone(&errors);
@@ -141,8 +146,16 @@ impl Run {
             }));
         }
         let path = plan.build.path.clone();
-        let mut run =
-            Run { path, child, probe: host, errors, readers, ended: None, plugin_api: 0, target: String::new() };
+        let mut run = Run {
+            path,
+            child,
+            probe: host,
+            errors,
+            readers,
+            ended: None,
+            plugin_api: 0,
+            target: String::new(),
+        };
         run.greet()?;
         let mut from = run.probe.try_clone()?;
         run.readers.push(std::thread::spawn(move || {

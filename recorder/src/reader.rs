@@ -18,13 +18,19 @@ pub enum Error {
     Read(PathBuf, io::Error),
     #[error("`{0}` is not a recording of tandem's")]
     NotRecording(PathBuf),
-    #[error("`{0}` is a recording of format version {1}, and this tandem reads version {VERSION}; use the tandem that made it")]
+    #[error(
+        "`{0}` is a recording of format version {1}, and this tandem reads version {VERSION}; use the tandem that made it"
+    )]
     OtherVersion(PathBuf, u16),
-    #[error("`{0}` is truncated at byte {1}: its recorder died, or it was not copied whole; record again, or copy it again")]
+    #[error(
+        "`{0}` is truncated at byte {1}: its recorder died, or it was not copied whole; record again, or copy it again"
+    )]
     Truncated(PathBuf, u64),
     #[error("`{path}` is damaged at byte {at}: {what}; copy it again from where it is whole")]
     Damaged { path: PathBuf, at: u64, what: String },
-    #[error("`{0}` holds a log of QEMU's version {1:#x}, which this tandem does not know; use the tandem that made it")]
+    #[error(
+        "`{0}` holds a log of QEMU's version {1:#x}, which this tandem does not know; use the tandem that made it"
+    )]
     OtherLog(PathBuf, u32),
 }
 
@@ -141,7 +147,8 @@ fn scan(path: &Path, file: &mut File, length: u64) -> Result<Vec<Place>, Error> 
         if length - at < FRAME_HEADER as u64 {
             return Err(Error::Truncated(path.to_owned(), length));
         }
-        file.seek(SeekFrom::Start(at)).and_then(|_| file.read_exact(&mut header))
+        file.seek(SeekFrom::Start(at))
+            .and_then(|_| file.read_exact(&mut header))
             .map_err(|error| Error::Read(path.to_owned(), error))?;
         let [kind, a, b, c, d, e, f, g, h] = header;
         let frame_length = u32::from_le_bytes([a, b, c, d]);
@@ -164,7 +171,8 @@ fn scan(path: &Path, file: &mut File, length: u64) -> Result<Vec<Place>, Error> 
 
 fn content(path: &Path, file: &mut File, frame: Place) -> Result<Vec<u8>, Error> {
     let damaged = |what: String| Error::Damaged { path: path.to_owned(), at: frame.at, what };
-    file.seek(SeekFrom::Start(frame.at + FRAME_HEADER as u64)).map_err(|error| Error::Read(path.to_owned(), error))?;
+    file.seek(SeekFrom::Start(frame.at + FRAME_HEADER as u64))
+        .map_err(|error| Error::Read(path.to_owned(), error))?;
     let stored = file.take(u64::from(frame.stored));
     let mut decoder = zstd::Decoder::new(stored).map_err(|error| damaged(error.to_string()))?.single_frame();
     // At most the window that the writer's level makes: a stranger's file must not choose our memory.

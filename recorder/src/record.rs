@@ -85,8 +85,7 @@ pub fn record(request: &Request, show: &mut Show) -> Result<Recorded, Error> {
     let (log, log_end) = io::pipe()?;
     // Fewer stalls of QEMU while a frame is compressed; the kernel may grant less.
     let _ = nix::fcntl::fcntl(&log, nix::fcntl::FcntlArg::F_SETPIPE_SZ(1 << 20));
-    let line =
-        parsed.replayed(request.time, "record", &format!("/proc/self/fd/{}", log_end.as_raw_fd()))?;
+    let line = parsed.replayed(request.time, "record", &format!("/proc/self/fd/{}", log_end.as_raw_fd()))?;
     let folder = std::env::current_dir()?;
     let files = GuestFile::all(&parsed, &folder).map_err(|(path, error)| Error::GuestFile(path, error))?;
     let mut writer = Writer::create(request.output)?;
@@ -259,7 +258,12 @@ struct Session {
 
 impl Session {
     /// Records until the guest's end is known.
-    fn follow(&mut self, interrupts: &AtomicU32, show: &mut Show, come: &Receiver<Come>) -> Result<Ending, Stop> {
+    fn follow(
+        &mut self,
+        interrupts: &AtomicU32,
+        show: &mut Show,
+        come: &Receiver<Come>,
+    ) -> Result<Ending, Stop> {
         let mut interrupted = 0;
         let mut asked = None;
         let mut finished: Option<Instant> = None;
@@ -271,7 +275,11 @@ impl Session {
             }
             let now = interrupts.load(Ordering::Relaxed);
             if now > interrupted {
-                if interrupted == 0 && now == 1 { self.run.ask_to_end() } else { self.run.kill() }
+                if interrupted == 0 && now == 1 {
+                    self.run.ask_to_end()
+                } else {
+                    self.run.kill()
+                }
                 interrupted = now;
                 self.interrupted = true;
             }
@@ -294,7 +302,9 @@ impl Session {
             if finished.is_some_and(|since| since.elapsed() > END_LIMIT) {
                 return Err(Stop::Broken(Some("QEMU's replay log did not end with the guest".to_owned())));
             }
-            if let (Some(from), Some(end), Some(tail), Log::Ended(totals)) = (asked, self.end, &self.tail, &self.log) {
+            if let (Some(from), Some(end), Some(tail), Log::Ended(totals)) =
+                (asked, self.end, &self.tail, &self.log)
+            {
                 return self.ending(totals, end, from, tail).map_err(|why| Stop::Broken(Some(why)));
             }
         }
@@ -303,14 +313,18 @@ impl Session {
     /// How the run ended, given that the stream went on to `last` and `tail` are the digests from `from` to there.
     fn ending(&self, totals: &Totals, last: u64, from: u64, tail: &[u64]) -> Result<Ending, String> {
         let (place, shutdown) = run_end(totals, last)?;
-        let (position, digest) = match place.checked_sub(from).and_then(|at| tail.get(usize::try_from(at).ok()?)) {
-            Some(&digest) => (place, digest),
-            // A shutdown so long before the end that the probe has forgotten it: the last chunk before it will do.
-            None => match usize::try_from(place / CHUNK).ok().filter(|&full| full > 0) {
-                Some(full) => (place - place % CHUNK, self.chunk_ends.get(full - 1).copied().ok_or("a chunk is missing")?),
-                None => (0, 0),
-            },
-        };
+        let (position, digest) =
+            match place.checked_sub(from).and_then(|at| tail.get(usize::try_from(at).ok()?)) {
+                Some(&digest) => (place, digest),
+                // A shutdown so long before the end that the probe has forgotten it: the last chunk before it will do.
+                None => match usize::try_from(place / CHUNK).ok().filter(|&full| full > 0) {
+                    Some(full) => (
+                        place - place % CHUNK,
+                        self.chunk_ends.get(full - 1).copied().ok_or("a chunk is missing")?,
+                    ),
+                    None => (0, 0),
+                },
+            };
         Ok(Ending {
             position,
             digest,
@@ -333,7 +347,10 @@ impl Session {
             }
             Come::Run(Happening::Probe(FromProbe::Chunk { index, digest })) => {
                 if index != self.chunk_ends.len() as u64 {
-                    return Err(Stop::Broken(Some(format!("the probe left out chunk {}", self.chunk_ends.len()))));
+                    return Err(Stop::Broken(Some(format!(
+                        "the probe left out chunk {}",
+                        self.chunk_ends.len()
+                    ))));
                 }
                 self.witness.extend(digest.to_le_bytes());
                 self.chunk_ends.push(digest);
@@ -382,7 +399,9 @@ fn run_end(totals: &Totals, last: u64) -> Result<(u64, Shutdown), String> {
         return Err("QEMU's replay log broke off".to_owned());
     };
     if let Some(word) = totals.trailer.filter(|&word| Version::of(word).is_none()) {
-        return Err(format!("this QEMU writes replay logs of version {word:#x}, which this tandem does not know"));
+        return Err(format!(
+            "this QEMU writes replay logs of version {word:#x}, which this tandem does not know"
+        ));
     }
     let ahead = last.saturating_sub(totals.icount);
     let behind = totals.exceptions - shutdown.exceptions;

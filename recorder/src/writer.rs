@@ -103,7 +103,8 @@ impl Writer {
     /// Where it can't be written.
     pub fn append(&mut self, kind: Kind, content: &[u8]) -> Result<(), Error> {
         for part in content.chunks(LONGEST as usize) {
-            let frame = Frame::new(kind, part).map_err(|error| Error::Write(self.incomplete.clone(), error))?;
+            let frame =
+                Frame::new(kind, part).map_err(|error| Error::Write(self.incomplete.clone(), error))?;
             self.frame(&frame)?;
         }
         Ok(())

@@ -37,7 +37,8 @@ fn write(folder: &Path, log: u32) -> PathBuf {
     writer.append(Kind::Console, b"hello\n").unwrap();
     writer.append(Kind::Events, b"second").unwrap();
     writer.append(Kind::Witness, &8u64.to_le_bytes()).unwrap();
-    let ending = Ending { position: 9, digest: 1, icount: 9, events: 2, cause: "x".to_owned(), status: Some(0) };
+    let ending =
+        Ending { position: 9, digest: 1, icount: 9, events: 2, cause: "x".to_owned(), status: Some(0) };
     writer.append(Kind::Ending, &codec::encode(&ending).unwrap()).unwrap();
     assert!(incomplete(&path).exists() && !path.exists());
     writer.finish().unwrap();

@@ -20,7 +20,9 @@ pub enum Error {
     Refused(#[from] Refusal),
     #[error("the replay log can't be written to the folder for temporary files: {0}; TMPDIR names another")]
     Temporary(#[from] io::Error),
-    #[error("the folder `{0}`, in which the recording was made, is not there; its command line names files in it")]
+    #[error(
+        "the folder `{0}`, in which the recording was made, is not there; its command line names files in it"
+    )]
     NoFolder(PathBuf),
 }
 

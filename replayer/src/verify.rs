@@ -23,7 +23,9 @@ pub enum Error {
     Run(#[from] run::Error),
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("QEMU died while it replayed ({ending}), after icount {position} and so far the same run; it said: {said}")]
+    #[error(
+        "QEMU died while it replayed ({ending}), after icount {position} and so far the same run; it said: {said}"
+    )]
     Died { ending: String, position: u64, said: String },
     #[error("the replay stands still after icount {position}, {limit} s without a full chunk, and all full chunks are the same; QEMU waits for an event that does not come: on another build than the recording's that is where they part", limit = STALL.as_secs())]
     Stalled { position: u64 },
@@ -152,7 +154,9 @@ pub fn verify(
                 };
             }
             Happening::Probe(FromProbe::Failure(why)) => return Err(Error::Probe(why)),
-            Happening::Probe(message) => return Err(Error::Probe(format!("it said {message:?} out of turn"))),
+            Happening::Probe(message) => {
+                return Err(Error::Probe(format!("it said {message:?} out of turn")));
+            }
             Happening::ProbeGone(Some(why)) => return Err(Error::Probe(why)),
             Happening::ProbeGone(None) => {
                 let ending = describe(run.wait()?);

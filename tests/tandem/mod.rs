@@ -1,6 +1,7 @@
 //! Runs `tandem` on the builds and guests of the corpus, as a user would. A build or guest that is missing fails
 //! the test: ./setup brings them.
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

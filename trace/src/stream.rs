@@ -134,7 +134,12 @@ impl Stream {
 
     #[cold]
     #[inline(never)]
-    fn leave(&mut self, block: &'static Block, started: u64, next: Option<u64>) -> Result<Option<Full>, Unaccounted> {
+    fn leave(
+        &mut self,
+        block: &'static Block,
+        started: u64,
+        next: Option<u64>,
+    ) -> Result<Option<Full>, Unaccounted> {
         let addresses = block.addresses();
         let mut ran = match u32::try_from(started) {
             Ok(ran) if ran <= block.count() => ran,
@@ -151,7 +156,8 @@ impl Stream {
         let mut rest = &addresses[..ran as usize];
         self.current.push(block.id(), block.count(), ran);
         if end >= self.boundary {
-            let (inside, after) = rest.split_at(usize::try_from(self.boundary - self.position).unwrap_or(usize::MAX));
+            let (inside, after) =
+                rest.split_at(usize::try_from(self.boundary - self.position).unwrap_or(usize::MAX));
             self.digest = Step::over(inside).after(self.digest);
             full = Some(Full { index: self.boundary / CHUNK - 1, digest: self.digest });
             self.turn();
