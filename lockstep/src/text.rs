@@ -131,3 +131,66 @@ fn executed(page: &mut String, block: &Block) {
 fn shown(line: &Line) -> String {
     format!("{:<18}  {:<30}  {}", line.pc, line.bytes, line.text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::expansion::expand;
+    use crate::report::{Compared, Ridden};
+    use trace::block::Instruction;
+    use trace::message::{Visit, Window};
+
+    fn report(divergence: Option<(Divergence, Vec<String>)>) -> Report {
+        let side = |line: &[&str]| Ridden {
+            path: "/q/qemu".to_owned(),
+            version: "7.2.22".to_owned(),
+            sha256: "0123456789abcdef".to_owned(),
+            plugin_api: 1,
+            target: "x86_64".to_owned(),
+            line: line.iter().map(|&word| word.to_owned()).collect(),
+        };
+        let (divergence, notes) = divergence.map_or((None, Vec::new()), |(d, notes)| (Some(d), notes));
+        Report {
+            verdict: if divergence.is_some() { Verdict::Different } else { Verdict::Same },
+            summary: divergence.as_ref().map_or_else(|| "no divergence".to_owned(), Divergence::summary),
+            compared: Compared {
+                instructions: 1_234_567,
+                chunks: 2,
+                what: vec!["control flow"],
+                driven_by: "live",
+            },
+            builds: Pair { a: side(&["-M", "pc"]), b: side(&["-M", "pc", "-cpu", "max"]) },
+            divergence,
+            notes,
+        }
+    }
+
+    #[test]
+    fn a_divergence_reads_like_this() {
+        let block = |from: u64, code: &[&[u8]]| {
+            let mut address = from;
+            code.iter()
+                .map(|bytes| {
+                    let instruction = Instruction { address, bytes: bytes.to_vec() };
+                    address += bytes.len() as u64;
+                    instruction
+                })
+                .collect::<Vec<_>>()
+        };
+        // 64-bit: mov rax, rbx; cpuid; je +2. Then A falls through, B jumps.
+        let common = block(0x1_0000_0000, &[&[0x48, 0x89, 0xd8], &[0x0f, 0xa2], &[0x74, 0x01]]);
+        let window = |next: u64| Window {
+            first: 41,
+            visits: vec![Visit { block: 0, skip: 0, ran: 3 }, Visit { block: 1, skip: 0, ran: 1 }],
+            blocks: vec![common.clone(), block(next, &[&[0x90]])],
+        };
+        let windows = Pair { a: [window(0x1_0000_0007)], b: [window(0x1_0000_0008)] };
+        let streams = Pair { a: expand(&windows.a).unwrap(), b: expand(&windows.b).unwrap() };
+        insta::assert_snapshot!(render(&report(Some(Divergence::of("x86_64", &streams, 3)))));
+    }
+
+    #[test]
+    fn no_divergence_reads_like_this() {
+        insta::assert_snapshot!(render(&report(None)));
+    }
+}

@@ -1,4 +1,5 @@
 //! Real logs of QEMU, as they are, cut short, damaged, and in pieces.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use proptest::prelude::*;
 use recorder::log::{Cause, Decoder, Event, HEADER, Malformed, Totals, Version};

@@ -87,3 +87,60 @@ pub fn read<T: DeserializeOwned>(stream: &mut impl Read) -> Result<Option<T>, Er
     }
     decode(&bytes).map(Some)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::Instruction;
+    use crate::message::{FromProbe, ToProbe, Visit, Window};
+    use proptest::prelude::*;
+
+    fn window() -> FromProbe {
+        FromProbe::Window(Some(Window {
+            first: 7,
+            visits: vec![Visit { block: 0, skip: 0, ran: 1 }, Visit { block: 0, skip: 1, ran: 1 }],
+            blocks: vec![vec![Instruction { address: 1, bytes: vec![0x90, 0xc3] }]],
+        }))
+    }
+
+    #[test]
+    fn values_come_back_in_order_and_then_the_end() {
+        let mut stream = Vec::new();
+        write(&mut stream, &window()).unwrap();
+        write(&mut stream, &FromProbe::Failure("why".to_owned())).unwrap();
+        let mut stream = &stream[..];
+        assert_eq!(read(&mut stream).unwrap(), Some(window()));
+        assert_eq!(read(&mut stream).unwrap(), Some(FromProbe::Failure("why".to_owned())));
+        assert_eq!(read::<FromProbe>(&mut stream).unwrap(), None);
+    }
+
+    #[test]
+    fn a_value_cut_short_is_an_error_and_not_the_end() {
+        let mut stream = Vec::new();
+        write(&mut stream, &window()).unwrap();
+        for cut in 1..stream.len() {
+            assert!(read::<FromProbe>(&mut &stream[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_length_that_lies_costs_nothing() {
+        assert!(matches!(read::<FromProbe>(&mut &[0xff; 4][..]), Err(Error::TooLong(_))));
+        assert!(read::<FromProbe>(&mut &[0, 0, 0, 2, 1][..]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn noise_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = (decode::<FromProbe>(&bytes), decode::<ToProbe>(&bytes), read::<FromProbe>(&mut &bytes[..]));
+        }
+
+        #[test]
+        fn a_damaged_message_never_panics(at in any::<prop::sample::Index>(), with in any::<u8>()) {
+            let mut bytes = encode(&window()).unwrap();
+            let at = at.index(bytes.len());
+            bytes[at] = with;
+            let _ = decode::<FromProbe>(&bytes);
+        }
+    }
+}

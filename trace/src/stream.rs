@@ -244,6 +244,7 @@ impl Stream {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "64-bit hosts only")]
 mod tests {
     use super::*;
     use crate::block::Instruction;
