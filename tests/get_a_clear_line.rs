@@ -1,5 +1,7 @@
 //! Bad input gets one line that says what is wrong and what to do, and exit code 2.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod tandem;
 
 use std::os::unix::fs::PermissionsExt;

@@ -1,5 +1,7 @@
 //! Whatever dies: no process, socket, FIFO or temporary file stays, and what was recorded does.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod tandem;
 
 use std::process::Child;
