@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use trace::codec;
+use trace::message::CHUNK;
 
 use crate::format::{FRAME_HEADER, HEADER, Kind, LONGEST, MAGIC, VERSION};
 use crate::log::Version;
@@ -90,6 +91,11 @@ impl Reader {
         };
         let manifest: Manifest = value(path, &mut file, first)?;
         let ending = value(path, &mut file, last)?;
+        if manifest.chunk != CHUNK {
+            let what =
+                format!("a witness of {} instructions a chunk, where {CHUNK} are expected", manifest.chunk);
+            return Err(Error::Damaged { path: path.to_owned(), at: first.at, what });
+        }
         let log = Version::of(manifest.log).ok_or_else(|| Error::OtherLog(path.to_owned(), manifest.log))?;
         Ok(Reader { path: path.to_owned(), file, frames, manifest, ending, log })
     }
@@ -111,16 +117,21 @@ impl Reader {
         self.all(Kind::Events, |content| to.write_all(content))
     }
 
+    fn together(&mut self, kind: Kind) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        self.all(kind, |content| {
+            bytes.extend_from_slice(content);
+            Ok(())
+        })?;
+        Ok(bytes)
+    }
+
     /// The digests at the ends of the chunks.
     ///
     /// # Errors
     /// Where a frame is damaged.
     pub fn witness(&mut self) -> Result<Vec<u64>, Error> {
-        let mut bytes = Vec::new();
-        self.all(Kind::Witness, |content| {
-            bytes.extend_from_slice(content);
-            Ok(())
-        })?;
+        let bytes = self.together(Kind::Witness)?;
         Ok(bytes.as_chunks().0.iter().map(|&digest| u64::from_le_bytes(digest)).collect())
     }
 
@@ -129,12 +140,7 @@ impl Reader {
     /// # Errors
     /// Where a frame is damaged.
     pub fn console(&mut self) -> Result<Vec<u8>, Error> {
-        let mut bytes = Vec::new();
-        self.all(Kind::Console, |content| {
-            bytes.extend_from_slice(content);
-            Ok(())
-        })?;
-        Ok(bytes)
+        self.together(Kind::Console)
     }
 }
 
