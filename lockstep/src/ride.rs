@@ -13,6 +13,7 @@ use qemu::build::Build;
 use qemu::run::{self, Happening, Plan, Run, describe};
 use recorder::reader::Reader;
 use replayer::source::{self, Source};
+use replayer::verify::console_difference;
 use trace::message::{CHUNK, FromProbe, ToProbe, Window};
 
 use crate::comparator::{Comparator, Order, OutOfTurn, Pair, Side};
@@ -229,8 +230,7 @@ impl Ride {
             Ok((side, Happening::ProbeGone(None))) => {
                 let run = self.runs.get_mut(side);
                 let ending = describe(run.wait()?);
-                let said =
-                    run.errors().lines().last().map(|line| format!(", it said: {line}")).unwrap_or_default();
+                let said = run.last_words();
                 Err(Trouble::Died { side, ending, said })
             }
             Err(RecvTimeoutError::Disconnected) => Err(Trouble::Stalled("nothing came".to_owned())),
@@ -323,7 +323,9 @@ impl Ride {
                         describe(statuses.a),
                         describe(statuses.b)
                     );
-                } else if let Some(line) = self.console_difference().filter(|_| compares_console) {
+                } else if let Some(line) =
+                    console_difference(&self.consoles.a, &self.consoles.b).filter(|_| compares_console)
+                {
                     report.verdict = Verdict::Different;
                     report.divergence = Some(Divergence::without_instruction(Kind::Console, position));
                     report.summary = format!(
@@ -389,13 +391,6 @@ impl Ride {
             }
         }
         Ok(statuses)
-    }
-
-    /// The first line, from 1, in which the consoles differ. What one of them has behind the other's end may have
-    /// been written after the shutdown.
-    fn console_difference(&self) -> Option<usize> {
-        let place = self.consoles.a.iter().zip(&self.consoles.b).position(|(a, b)| a != b)?;
-        Some(self.consoles.a[..place].iter().filter(|&&byte| byte == b'\n').count() + 1)
     }
 
     fn window(&mut self, side: Side, index: u64) -> Result<Window, Trouble> {

@@ -258,10 +258,10 @@ impl Run {
         self.errors.lock().map(|kept| String::from_utf8_lossy(&kept).trim().to_owned()).unwrap_or_default()
     }
 
-    /// QEMU's process id, for messages and for tests.
+    /// The last line that QEMU said there, as the end of a sentence; empty where it said nothing.
     #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    pub fn last_words(&self) -> String {
+        self.errors().lines().last().map(|line| format!(", it said: {line}")).unwrap_or_default()
     }
 }
 

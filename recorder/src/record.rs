@@ -134,7 +134,7 @@ pub fn record(request: &Request, show: &mut Show) -> Result<Recorded, Error> {
         chunk_ends: Vec::new(),
         end: None,
         tail: None,
-        interrupted: false,
+        interrupted: 0,
     };
     let outcome = session.follow(request.interrupts, show, &come);
     // Whatever happened: no QEMU stays, and what has come is in the file.
@@ -153,8 +153,7 @@ pub fn record(request: &Request, show: &mut Show) -> Result<Recorded, Error> {
         Ok(proof) => proof,
         Err(Stop::Failed(error)) => return Err(error),
         Err(Stop::Broken(why)) => {
-            let said = session.run.errors();
-            let said = said.lines().last().map(|line| format!(", it said: {line}")).unwrap_or_default();
+            let said = session.run.last_words();
             return Err(Error::Broken {
                 why: why.unwrap_or_else(|| format!("QEMU died ({}{said})", describe(status))),
                 icount: session.log.totals().icount,
@@ -252,8 +251,8 @@ struct Session {
     end: Option<u64>,
     /// The digests of the stream's last positions.
     tail: Option<Vec<u64>>,
-    /// Whether the user has asked for an end.
-    interrupted: bool,
+    /// How often the user has asked for an end.
+    interrupted: u32,
 }
 
 impl Session {
@@ -264,7 +263,6 @@ impl Session {
         show: &mut Show,
         come: &Receiver<Come>,
     ) -> Result<Ending, Stop> {
-        let mut interrupted = 0;
         let mut asked = None;
         let mut finished: Option<Instant> = None;
         loop {
@@ -274,14 +272,13 @@ impl Session {
                 Err(RecvTimeoutError::Disconnected) => return Err(Stop::Broken(None)),
             }
             let now = interrupts.load(Ordering::Relaxed);
-            if now > interrupted {
-                if interrupted == 0 && now == 1 {
+            if now > self.interrupted {
+                if now == 1 {
                     self.run.ask_to_end()
                 } else {
                     self.run.kill()
                 }
-                interrupted = now;
-                self.interrupted = true;
+                self.interrupted = now;
             }
             if self.flushed.elapsed() > FLUSH {
                 self.flush()?;
@@ -330,7 +327,7 @@ impl Session {
             digest,
             icount: shutdown.icount,
             events: totals.events,
-            cause: if totals.unrequested() && !self.interrupted {
+            cause: if totals.unrequested() && self.interrupted == 0 {
                 "QEMU itself (a reset with -no-reboot, or an exit device)".to_owned()
             } else {
                 shutdown.cause.to_string()

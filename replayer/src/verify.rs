@@ -23,9 +23,7 @@ pub enum Error {
     Run(#[from] run::Error),
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error(
-        "QEMU died while it replayed ({ending}), after icount {position} and so far the same run; it said: {said}"
-    )]
+    #[error("QEMU died while it replayed ({ending}), after icount {position} and so far the same run{said}")]
     Died { ending: String, position: u64, said: String },
     #[error("the replay stands still after icount {position}, {limit} s without a full chunk, and all full chunks are the same; QEMU waits for an event that does not come: on another build than the recording's that is where they part", limit = STALL.as_secs())]
     Stalled { position: u64 },
@@ -160,7 +158,7 @@ pub fn verify(
             Happening::ProbeGone(Some(why)) => return Err(Error::Probe(why)),
             Happening::ProbeGone(None) => {
                 let ending = describe(run.wait()?);
-                let said = run.errors().lines().last().unwrap_or("nothing").to_owned();
+                let said = run.last_words();
                 return Err(Error::Died { ending, position: chunks * CHUNK, said });
             }
         }
@@ -178,11 +176,28 @@ pub fn verify(
             replayed_console.extend(bytes);
         }
     }
-    // What one of them has behind the other's end was written after the run's end.
-    let other = recorded_console.iter().zip(&replayed_console).position(|(a, b)| a != b);
-    if let (Verdict::Identical { .. }, Some(place)) = (verdict, other) {
-        let line = recorded_console[..place].iter().filter(|&&byte| byte == b'\n').count() + 1;
-        return Ok(Verdict::OtherConsole { line });
+    match (verdict, console_difference(&recorded_console, &replayed_console)) {
+        (Verdict::Identical { .. }, Some(line)) => Ok(Verdict::OtherConsole { line }),
+        _ => Ok(verdict),
     }
-    Ok(verdict)
+}
+
+/// The first line, from 1, in which two consoles differ. What one of them has behind the other's end may have been
+/// written after the run's end.
+#[must_use]
+pub fn console_difference(a: &[u8], b: &[u8]) -> Option<usize> {
+    let place = a.iter().zip(b).position(|(a, b)| a != b)?;
+    Some(a[..place].iter().filter(|&&byte| byte == b'\n').count() + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::console_difference;
+
+    #[test]
+    fn consoles_differ_in_a_line_and_not_in_what_one_has_more() {
+        assert_eq!(console_difference(b"a\nb\nc", b"a\nX\nc"), Some(2));
+        assert_eq!(console_difference(b"a\nb\n", b"a\nb\nmore"), None);
+        assert_eq!(console_difference(b"", b"x"), None);
+    }
 }
