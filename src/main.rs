@@ -7,7 +7,10 @@ mod interrupt;
 mod lockstep;
 mod progress;
 mod record;
+mod repair;
 mod replay;
+mod show;
+mod terminal;
 
 use std::process::ExitCode;
 
@@ -28,6 +31,8 @@ struct Arguments {
 enum Command {
     Record(record::Arguments),
     Replay(replay::Arguments),
+    Repair(repair::Arguments),
+    Show(show::Arguments),
     Lockstep(lockstep::Arguments),
     Corpus(corpus::Arguments),
 }
@@ -58,6 +63,8 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Record(arguments) => record::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
+        Command::Repair(arguments) => repair::run(&arguments),
+        Command::Show(arguments) => show::run(&arguments),
         Command::Lockstep(arguments) => lockstep::run(&arguments),
         Command::Corpus(arguments) => corpus::run(&arguments),
     };

@@ -40,7 +40,8 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         )));
     }
     let probe = qemu::run::probe()?;
-    let total = recording.ending.position;
+    let total = recording.ending.instructions();
+    let cut = recording.ending.cut.then_some(recording.ending.icount);
     let progress = RefCell::new(Progress::new("replaying"));
     let request = Request { build: &build, probe: &probe, interrupts: &INTERRUPTS };
     let verdict = verify(
@@ -54,7 +55,17 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     progress.borrow().done();
     match verdict? {
         Verdict::Identical { instructions, chunks } => {
-            say(&format!("identical: {} instructions, {chunks} chunks", grouped(instructions)));
+            let on = cut.map_or_else(String::new, |icount| {
+                format!("; replayed on to icount {}, where the recording was cut off", grouped(icount))
+            });
+            say(&format!("identical: {} instructions, {chunks} chunks{on}", grouped(instructions)));
+            Ok(Outcome::Same)
+        }
+        Verdict::Unproven { instructions } => {
+            say(&format!(
+                "replayed: {} instructions to the recording's end; recorded without a witness, so nothing is proven",
+                grouped(instructions)
+            ));
             Ok(Outcome::Same)
         }
         Verdict::Different { chunk, from, to } => {

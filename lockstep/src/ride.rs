@@ -92,7 +92,7 @@ impl Drive {
                     source.line.clone(),
                     source.folder.clone(),
                     Some(source),
-                    recording.ending.position,
+                    recording.ending.instructions(),
                     recorded,
                 )
             }
@@ -133,7 +133,8 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
             build: request.builds.get(side),
             arguments: drive.lines.get(side),
             folder: &drive.folder,
-            probe: request.probe,
+            probe: Some(request.probe),
+            typed: false,
             passed: log.as_slice(),
         };
         let tell = tell.clone();

@@ -12,6 +12,7 @@
 //! - **Blocks live for ever.** The `userdata` given with a block is a leaked `&'static Block`.
 //! - **Signatures** are those of the header of the version that has the function: `insn_data` is told
 //!   apart by the API level, all others never changed.
+//! - **The flushing thread** touches nothing of the probe's and nothing of QEMU's but stdio's own streams.
 //! - **No panic leaves**: every function that QEMU calls goes through `guarded`.
 
 #![allow(unsafe_code)]
@@ -22,6 +23,7 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use trace::block::{Block, Instruction};
 
@@ -352,9 +354,32 @@ fn host_socket(arguments: &[*const c_char]) -> Result<UnixStream, String> {
     Err("no fd=N: the probe is loaded by tandem, not by hand".to_owned())
 }
 
+/// How often QEMU's buffered output is pushed out.
+const FLUSH: Duration = Duration::from_millis(200);
+
+/// QEMU writes its replay log through stdio, which keeps up to a page of it: of a guest that does little, minutes,
+/// which would die with QEMU. So what it has written is pushed out a few times a second.
+fn flush_from_now_on() {
+    std::thread::spawn(|| {
+        // Signals are for QEMU's own threads.
+        // SAFETY: a zeroed set is filled before it is used; the mask is this thread's own.
+        unsafe {
+            let mut all = std::mem::zeroed();
+            libc::sigfillset(&raw mut all);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut());
+        }
+        loop {
+            std::thread::sleep(FLUSH);
+            // SAFETY: flushes all output streams, each under its own lock; may be called from any thread.
+            unsafe { libc::fflush(std::ptr::null_mut()) };
+        }
+    });
+}
+
 fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(), String> {
     let qemu = Qemu::find()?;
     let host = host_socket(arguments)?;
+    flush_from_now_on();
     // SAFETY: `target_name` is a C string of QEMU's, alive during the call.
     let target = unsafe { CStr::from_ptr(info.target_name) }.to_string_lossy().into_owned();
     let session = Session::open(host, info.version_cur, target, info.system_emulation)

@@ -226,6 +226,13 @@ impl Arguments {
         if self.outside().is_some() { Time::Host } else { Time::Virtual }
     }
 
+    /// Whether the guest has a serial port on stdio.
+    #[must_use]
+    pub fn console_input(&self) -> bool {
+        self.all(&["serial"]).any(|item| matches!(item.head(), "stdio" | "mon:stdio"))
+            || self.has(&["nographic"]) && !self.has(&["serial"])
+    }
+
     /// Refuses what neither a recording nor a lockstep can take.
     fn refuse(&self) -> Result<(), Refusal> {
         for item in &self.items {

@@ -66,6 +66,15 @@ impl Build {
     }
 }
 
+impl Build {
+    /// QEMU's name of the guest's architecture, as far as the executable's own name tells it.
+    #[must_use]
+    pub fn target(&self) -> String {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        name.strip_prefix("qemu-system-").unwrap_or(&name).to_owned()
+    }
+}
+
 /// The file that the shell would run for `name`.
 fn find(name: &Path) -> Option<PathBuf> {
     if name.components().count() > 1 {

@@ -5,12 +5,13 @@
 //! nothing to clean up, whoever dies; and QEMU itself is killed by the kernel when the thread that started it
 //! ends (`PR_SET_PDEATHSIG`), which therefore has to be the main thread.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -84,7 +85,10 @@ pub struct Plan<'a> {
     pub arguments: &'a [String],
     /// Where QEMU is started: what relative paths in the arguments mean.
     pub folder: &'a Path,
-    pub probe: &'a Path,
+    /// `None`: without it, and so without digests.
+    pub probe: Option<&'a Path>,
+    /// Whether something will be typed into QEMU's standard input.
+    pub typed: bool,
     /// Descriptors besides the probe's socket that QEMU shall have, under the same numbers.
     pub passed: &'a [BorrowedFd<'a>],
 }
@@ -93,11 +97,14 @@ pub struct Plan<'a> {
 pub struct Run {
     path: PathBuf,
     child: Child,
-    probe: UnixStream,
+    /// `None` where there is none.
+    probe: Option<UnixStream>,
+    /// Takes what is typed.
+    typing: Option<Sender<Vec<u8>>>,
     errors: Arc<Mutex<Vec<u8>>>,
     readers: Vec<JoinHandle<()>>,
     ended: Option<ExitStatus>,
-    /// What the probe said of the build.
+    /// What the probe said of the build; without one nothing.
     pub plugin_api: i32,
     pub target: String,
 }
@@ -111,17 +118,18 @@ impl Run {
     pub fn start(plan: &Plan, tell: impl Fn(Happening) + Clone + Send + 'static) -> Result<Self, Error> {
         let (host, guest) = UnixStream::pair()?;
         let mut passed: Vec<RawFd> = plan.passed.iter().map(AsRawFd::as_raw_fd).collect();
-        passed.push(guest.as_raw_fd());
         let mut command = Command::new(&plan.build.path);
         command
             .args(plan.arguments)
             .current_dir(plan.folder)
-            .arg("-plugin")
-            .arg(format!("{},fd={}", plan.probe.display(), guest.as_raw_fd()))
-            .stdin(Stdio::null())
+            .stdin(if plan.typed { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
+        if let Some(probe) = plan.probe {
+            command.arg("-plugin").arg(format!("{},fd={}", probe.display(), guest.as_raw_fd()));
+            passed.push(guest.as_raw_fd());
+        }
         hand_over(&mut command, passed);
         let mut child = command.spawn().map_err(|why| Error::Start { path: plan.build.path.clone(), why })?;
         drop(guest);
@@ -145,19 +153,20 @@ impl Run {
                 });
             }));
         }
+        let typing = child.stdin.take().map(type_in);
         let path = plan.build.path.clone();
         let mut run = Run {
             path,
             child,
-            probe: host,
+            probe: plan.probe.is_some().then_some(host),
+            typing,
             errors,
             readers,
             ended: None,
             plugin_api: 0,
             target: String::new(),
         };
-        run.greet()?;
-        let mut from = run.probe.try_clone()?;
+        let Some(mut from) = run.greet()? else { return Ok(run) };
         run.readers.push(std::thread::spawn(move || {
             loop {
                 match codec::read(&mut from) {
@@ -172,11 +181,13 @@ impl Run {
         Ok(run)
     }
 
-    /// Waits for the probe's first words.
-    fn greet(&mut self) -> Result<(), Error> {
-        self.probe.set_read_timeout(Some(START_LIMIT))?;
-        let hello = codec::read::<FromProbe>(&mut self.probe);
-        self.probe.set_read_timeout(None)?;
+    /// Waits for the probe's first words; gives back where it will say more.
+    fn greet(&mut self) -> Result<Option<UnixStream>, Error> {
+        let Some(probe) = &mut self.probe else { return Ok(None) };
+        probe.set_read_timeout(Some(START_LIMIT))?;
+        let hello = codec::read::<FromProbe>(probe);
+        probe.set_read_timeout(None)?;
+        let from = probe.try_clone()?;
         match hello {
             Ok(Some(FromProbe::Hello { protocol, .. })) if protocol != PROTOCOL => {
                 Err(Error::OtherProbe { path: self.path.clone(), theirs: protocol })
@@ -184,7 +195,7 @@ impl Run {
             Ok(Some(FromProbe::Hello { plugin_api, target, .. })) => {
                 self.plugin_api = plugin_api;
                 self.target = target;
-                Ok(())
+                Ok(Some(from))
             }
             Err(codec::Error::Io(error))
                 if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) =>
@@ -207,7 +218,16 @@ impl Run {
     /// Tells the probe something. Where QEMU has just died the message is lost: a
     /// [`Happening::ProbeGone`] says so.
     pub fn say(&mut self, message: &ToProbe) {
-        let _ = codec::write(&mut self.probe, message);
+        if let Some(probe) = &mut self.probe {
+            let _ = codec::write(probe, message);
+        }
+    }
+
+    /// Types `bytes` into QEMU's standard input, as fast as the guest takes them.
+    pub fn type_in(&self, bytes: Vec<u8>) {
+        if let Some(typing) = &self.typing {
+            let _ = typing.send(bytes);
+        }
     }
 
     /// Ends QEMU in order, as its own window would: it finishes its log.
@@ -280,6 +300,20 @@ pub fn describe(status: ExitStatus) -> String {
         (None, Some(Ok(signal))) => format!("killed by {signal}"),
         _ => "ended".to_owned(),
     }
+}
+
+/// Passes on what is typed, on a thread of its own: a guest that reads nothing holds nobody up. The thread ends when
+/// QEMU does or nothing more can be typed.
+fn type_in(mut to: ChildStdin) -> Sender<Vec<u8>> {
+    let (typing, typed) = channel::<Vec<u8>>();
+    std::thread::spawn(move || {
+        for bytes in typed {
+            if to.write_all(&bytes).is_err() {
+                return;
+            }
+        }
+    });
+    typing
 }
 
 fn read_all(mut from: impl Read, mut take: impl FnMut(&[u8])) {

@@ -27,8 +27,10 @@ pub struct Manifest {
     pub files: Vec<GuestFile>,
     /// When it began, seconds since 1970 UTC.
     pub began: u64,
-    /// Instructions in a chunk of the witness.
-    pub chunk: u64,
+    /// Instructions in a chunk of the witness; `None` where there is none.
+    pub witness: Option<u64>,
+    /// Whether events that no replay needs were left out.
+    pub compacted: bool,
 }
 
 /// A file that the command line names.
@@ -43,18 +45,41 @@ pub struct GuestFile {
 /// How a recording ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ending {
-    /// The run's end: instructions up to the request to shut down, and the digest of the stream there. What
-    /// runs after the request is not the same from run to run.
+    /// The last place at which the stream of instructions is known; `None` without a witness.
+    pub proof: Option<Proof>,
+    /// QEMU's icount at the end.
+    pub icount: u64,
+    /// Events that QEMU logged, and those of them that were left out.
+    pub events: u64,
+    pub dropped: u64,
+    /// In words: who or what ended it.
+    pub cause: String,
+    /// The guest was cut off: QEMU's log broke off, and its last events were added so that it can be replayed.
+    pub cut: bool,
+    /// QEMU's exit status; `None` where a signal killed it, or nobody saw it.
+    pub status: Option<i32>,
+}
+
+/// A place in the stream of instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    /// Instructions up to there: of a guest that was not cut off, up to its request to shut down. What runs behind
+    /// that is not the same from run to run.
     pub position: u64,
     pub digest: u64,
-    /// QEMU's icount at that place.
-    pub icount: u64,
-    /// Events in the log.
-    pub events: u64,
-    /// In words: who ended the guest.
-    pub cause: String,
-    /// QEMU's exit status; `None` where a signal killed it.
-    pub status: Option<i32>,
+}
+
+impl Proof {
+    /// Before the first instruction.
+    pub const START: Proof = Proof { position: 0, digest: 0 };
+}
+
+impl Ending {
+    /// Instructions that a replay runs at least.
+    #[must_use]
+    pub fn instructions(&self) -> u64 {
+        self.proof.map_or(0, |proof| proof.position).max(self.icount)
+    }
 }
 
 /// A guest's file that is not what it was.

@@ -1,16 +1,21 @@
-//! Reads a recording, one that may come from a stranger: every length has a limit, and whatever is wrong is told
-//! with the place where it is.
+//! Reads a recording, one that may come from a stranger: every length has a limit, whatever is wrong is told with
+//! the place where it is, and no more than a frame or two is in memory at a time.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
-use trace::codec;
 use trace::message::CHUNK;
 
-use crate::format::{FRAME_HEADER, HEADER, Kind, LONGEST, MAGIC, VERSION};
+use crate::columns::Events;
+use crate::console;
+use crate::format::{FOOTER, FOOTER_MAGIC, HEADER, Kind, MAGIC, MOST_FRAMES, Place, VERSION};
+use crate::frame::{self, Unreadable};
+use crate::index;
 use crate::log::Version;
+use crate::log::event::Event;
 use crate::manifest::{Ending, Manifest};
 
 #[derive(Debug, thiserror::Error)]
@@ -24,10 +29,12 @@ pub enum Error {
     )]
     OtherVersion(PathBuf, u16),
     #[error(
-        "`{0}` is truncated at byte {1}: its recorder died, or it was not copied whole; record again, or copy it again"
+        "`{0}` is truncated at byte {1}: its recorder died, or it was not copied whole; `tandem repair` makes a recording of what is there, or copy it again"
     )]
     Truncated(PathBuf, u64),
-    #[error("`{path}` is damaged at byte {at}: {what}; copy it again from where it is whole")]
+    #[error(
+        "`{path}` is damaged at byte {at}: {what}; copy it again from where it is whole, or let `tandem repair` save what comes before"
+    )]
     Damaged { path: PathBuf, at: u64, what: String },
     #[error(
         "`{0}` holds a log of QEMU's version {1:#x}, which this tandem does not know; use the tandem that made it"
@@ -35,32 +42,17 @@ pub enum Error {
     OtherLog(PathBuf, u32),
 }
 
-/// Where a frame's stored bytes lie.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    kind: Kind,
-    /// Of its header, in the file.
-    at: u64,
-    length: u32,
-    stored: u32,
-}
-
-/// A finished recording.
+/// A recording's file, whose frames can be read.
 #[derive(Debug)]
-pub struct Reader {
-    path: PathBuf,
-    file: File,
-    frames: Vec<Place>,
-    pub manifest: Manifest,
-    pub ending: Ending,
-    pub log: Version,
+pub(crate) struct Frames {
+    pub path: PathBuf,
+    pub file: File,
+    /// Bytes in the file.
+    pub length: u64,
 }
 
-impl Reader {
-    /// Opens the recording at `path`, looks at every frame's header and reads manifest and ending.
-    ///
-    /// # Errors
-    /// Where it is no finished recording.
+impl Frames {
+    /// Opens the recording at `path` and reads its header.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let unreadable = |error| Error::Read(path.to_owned(), error);
         let mut file = File::open(path).map_err(unreadable)?;
@@ -81,29 +73,178 @@ impl Reader {
         if version != VERSION {
             return Err(Error::OtherVersion(path.to_owned(), version));
         }
-        let frames = scan(path, &mut file, length)?;
-        let first = frames.first().copied().filter(|frame| frame.kind == Kind::Manifest);
-        let last = frames.last().copied().filter(|frame| frame.kind == Kind::Ending);
-        let Some(last) = last else { return Err(Error::Truncated(path.to_owned(), length)) };
-        let Some(first) = first else {
-            let what = "no manifest".to_owned();
-            return Err(Error::Damaged { path: path.to_owned(), at: HEADER as u64, what });
-        };
-        let manifest: Manifest = value(path, &mut file, first)?;
-        let ending = value(path, &mut file, last)?;
-        if manifest.chunk != CHUNK {
-            let what =
-                format!("a witness of {} instructions a chunk, where {CHUNK} are expected", manifest.chunk);
-            return Err(Error::Damaged { path: path.to_owned(), at: first.at, what });
-        }
-        let log = Version::of(manifest.log).ok_or_else(|| Error::OtherLog(path.to_owned(), manifest.log))?;
-        Ok(Reader { path: path.to_owned(), file, frames, manifest, ending, log })
+        Ok(Frames { path: path.to_owned(), file, length })
     }
 
-    fn all(&mut self, kind: Kind, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> Result<(), Error> {
-        for frame in self.frames.iter().filter(|frame| frame.kind == kind) {
-            let content = content(&self.path, &mut self.file, *frame)?;
-            take(&content).map_err(|error| Error::Read(self.path.clone(), error))?;
+    fn error(&self, at: u64, unreadable: Unreadable) -> Error {
+        match unreadable {
+            Unreadable::Io(error) => Error::Read(self.path.clone(), error),
+            Unreadable::Short => Error::Truncated(self.path.clone(), self.length),
+            Unreadable::Damaged(what) => Error::Damaged { path: self.path.clone(), at, what },
+        }
+    }
+
+    pub fn damaged(&self, at: u64, what: impl ToString) -> Error {
+        self.error(at, Unreadable::Damaged(what.to_string()))
+    }
+
+    /// The header of the frame at `at`.
+    pub fn header(&mut self, at: u64) -> Result<frame::Header, Error> {
+        frame::header_at(&mut self.file, at, self.length).map_err(|unreadable| self.error(at, unreadable))
+    }
+
+    /// The content of the frame at `place`.
+    pub fn content(&mut self, place: Place) -> Result<Vec<u8>, Error> {
+        let header = self.header(place.at)?;
+        if (header.kind, header.first) != (place.kind, place.first) {
+            return Err(self.damaged(place.at, "another frame than the index names"));
+        }
+        frame::content_at(&mut self.file, place.at, &header)
+            .map_err(|unreadable| self.error(place.at, unreadable))
+    }
+
+    /// A value kept as JSON.
+    pub fn value<T: DeserializeOwned>(&mut self, place: Place) -> Result<T, Error> {
+        let content = self.content(place)?;
+        serde_json::from_slice(&content).map_err(|error| self.damaged(place.at, error))
+    }
+
+    /// The places of all frames, by the index; `None` where there is none.
+    fn indexed(&mut self) -> Result<Option<Vec<Place>>, Error> {
+        let mut footer = [0; FOOTER];
+        let Some(at) = self.length.checked_sub(FOOTER as u64) else { return Ok(None) };
+        let read = self.file.seek(SeekFrom::Start(at)).and_then(|_| self.file.read_exact(&mut footer));
+        read.map_err(|error| Error::Read(self.path.clone(), error))?;
+        let (offset, magic) = footer.split_at(8);
+        if magic != FOOTER_MAGIC {
+            return Ok(None);
+        }
+        let at = u64::from_le_bytes(offset.try_into().unwrap_or_default());
+        let content = self.content(Place { kind: Kind::Index, at, first: 0 })?;
+        let places = index::decode(&content).ok_or_else(|| self.damaged(at, "an index that is none"))?;
+        Ok(Some(places))
+    }
+
+    /// The places of all frames, from one to the next, up to the first that is not there whole; and what is wrong
+    /// there, if anything.
+    pub fn scan(&mut self) -> (Vec<Place>, Option<Error>) {
+        let mut places = Vec::new();
+        let mut at = HEADER as u64;
+        while at < self.length && places.len() < MOST_FRAMES {
+            match self.header(at) {
+                Ok(header) => {
+                    places.push(Place { kind: header.kind, at, first: header.first });
+                    at += header.whole();
+                    // Behind the index there is only the footer.
+                    if header.kind == Kind::Index {
+                        break;
+                    }
+                }
+                Err(error) => return (places, Some(error)),
+            }
+        }
+        (places, None)
+    }
+}
+
+/// A finished recording.
+#[derive(Debug)]
+pub struct Reader {
+    frames: Frames,
+    places: Vec<Place>,
+    pub manifest: Manifest,
+    pub ending: Ending,
+    pub log: Version,
+    /// The frame of the witness that was read last, and its place.
+    witness: Option<(Place, Vec<u8>)>,
+}
+
+impl Reader {
+    /// Opens the recording at `path` and reads manifest and ending.
+    ///
+    /// # Errors
+    /// Where it is no finished recording.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let mut frames = Frames::open(path)?;
+        let places = match frames.indexed()? {
+            Some(places) => places,
+            None => match frames.scan() {
+                (places, None) => places,
+                (_, Some(error)) => return Err(error),
+            },
+        };
+        let end = places.iter().rfind(|place| place.kind == Kind::Ending).copied();
+        let Some(end) = end else { return Err(Error::Truncated(path.to_owned(), frames.length)) };
+        let (manifest, log) = manifest(&mut frames, &places)?;
+        let ending = frames.value(end)?;
+        Ok(Reader { frames, places, manifest, ending, log, witness: None })
+    }
+
+    /// The file's name.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.frames.path
+    }
+
+    /// Bytes in the file.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.frames.length
+    }
+
+    /// Each kind's frames and the bytes that they take in the file.
+    ///
+    /// # Errors
+    /// Where a header can't be read.
+    pub fn sizes(&mut self) -> Result<Vec<(Kind, u64, u64)>, Error> {
+        let mut sizes: Vec<(Kind, u64, u64)> = Vec::new();
+        for &place in &self.places {
+            let whole = self.frames.header(place.at)?.whole();
+            match sizes.iter_mut().find(|(kind, ..)| *kind == place.kind) {
+                Some((_, frames, bytes)) => {
+                    *frames += 1;
+                    *bytes += whole;
+                }
+                None => sizes.push((place.kind, 1, whole)),
+            }
+        }
+        Ok(sizes)
+    }
+
+    pub(crate) fn frames(&mut self) -> &mut Frames {
+        &mut self.frames
+    }
+
+    pub(crate) fn places(&self, kind: Kind) -> Vec<Place> {
+        self.places.iter().filter(|place| place.kind == kind).copied().collect()
+    }
+
+    /// The places of all frames but the index.
+    pub(crate) fn all(&self) -> Vec<Place> {
+        self.places.iter().filter(|place| place.kind != Kind::Index).copied().collect()
+    }
+
+    /// Calls `on` with every event from the one at `icount` on, each with QEMU's icount before it, until it breaks.
+    ///
+    /// # Errors
+    /// Where a frame is damaged.
+    pub fn events(
+        &mut self,
+        icount: u64,
+        mut on: impl FnMut(u64, &Event) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let places = self.places(Kind::Events);
+        // Several frames may begin at one icount.
+        let from = places.partition_point(|place| place.first < icount).saturating_sub(1);
+        for &place in &places[from..] {
+            let content = self.frames.content(place)?;
+            let broken = |error| self.frames.damaged(place.at, error);
+            let mut events = Events::new(place.first, &content).map_err(broken)?;
+            while let Some((at, event)) = events.next_event().map_err(broken)? {
+                if at >= icount && on(at, &event).is_break() {
+                    return Ok(());
+                }
+            }
         }
         Ok(())
     }
@@ -113,98 +254,76 @@ impl Reader {
     /// # Errors
     /// Where a frame is damaged or `to` can't be written.
     pub fn copy_log(&mut self, to: &mut impl Write) -> Result<(), Error> {
-        to.write_all(&self.log.header()).map_err(|error| Error::Read(self.path.clone(), error))?;
-        self.all(Kind::Events, |content| to.write_all(content))
-    }
-
-    fn together(&mut self, kind: Kind) -> Result<Vec<u8>, Error> {
-        let mut bytes = Vec::new();
-        self.all(kind, |content| {
-            bytes.extend_from_slice(content);
-            Ok(())
+        const PIECE: usize = 1 << 20;
+        let version = self.log;
+        let mut failed = None;
+        let mut log = version.header().to_vec();
+        self.events(0, |_, event| {
+            version.encode(event, &mut log);
+            if log.len() < PIECE {
+                return ControlFlow::Continue(());
+            }
+            failed = to.write_all(&log).err();
+            log.clear();
+            if failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
-        Ok(bytes)
+        match failed.map_or_else(|| to.write_all(&log), Err) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(Error::Read(self.frames.path.clone(), error)),
+        }
     }
 
-    /// The digests at the ends of the chunks.
+    /// The digest at the end of chunk `index`; `None` where the witness does not go so far.
     ///
     /// # Errors
     /// Where a frame is damaged.
-    pub fn witness(&mut self) -> Result<Vec<u64>, Error> {
-        let bytes = self.together(Kind::Witness)?;
-        Ok(bytes.as_chunks().0.iter().map(|&digest| u64::from_le_bytes(digest)).collect())
+    pub fn digest(&mut self, index: u64) -> Result<Option<u64>, Error> {
+        let holds = |place: Place, content: &[u8]| {
+            index >= place.first && index - place.first < content.len() as u64 / 8
+        };
+        if !self.witness.as_ref().is_some_and(|(place, content)| holds(*place, content)) {
+            let before = |place: &&Place| place.kind == Kind::Witness && place.first <= index;
+            let Some(&place) = self.places.iter().rfind(before) else { return Ok(None) };
+            let content = self.frames.content(place)?;
+            if !holds(place, &content) {
+                return Ok(None);
+            }
+            self.witness = Some((place, content));
+        }
+        Ok(self.witness.as_ref().and_then(|(place, content)| {
+            let at = usize::try_from(index - place.first).ok()?;
+            content.as_chunks().0.get(at).map(|&digest| u64::from_le_bytes(digest))
+        }))
     }
 
-    /// What the guest wrote.
+    /// Calls `on` with what the guest wrote, in order: pieces with the position in the stream of instructions, or
+    /// without a witness QEMU's icount, at which each was seen.
     ///
     /// # Errors
     /// Where a frame is damaged.
-    pub fn console(&mut self) -> Result<Vec<u8>, Error> {
-        self.together(Kind::Console)
+    pub fn console(&mut self, mut on: impl FnMut(u64, &[u8]) -> ControlFlow<()>) -> Result<(), Error> {
+        for place in self.places(Kind::Console) {
+            let content = self.frames.content(place)?;
+            match console::pieces(&content, &mut on) {
+                Some(ControlFlow::Continue(())) => {}
+                Some(ControlFlow::Break(())) => return Ok(()),
+                None => return Err(self.frames.damaged(place.at, "a frame of console that is none")),
+            }
+        }
+        Ok(())
     }
 }
 
-/// The places of all frames.
-fn scan(path: &Path, file: &mut File, length: u64) -> Result<Vec<Place>, Error> {
-    let mut frames = Vec::new();
-    let mut at = HEADER as u64;
-    while at < length {
-        let mut header = [0; FRAME_HEADER];
-        if length - at < FRAME_HEADER as u64 {
-            return Err(Error::Truncated(path.to_owned(), length));
-        }
-        file.seek(SeekFrom::Start(at))
-            .and_then(|_| file.read_exact(&mut header))
-            .map_err(|error| Error::Read(path.to_owned(), error))?;
-        let [kind, a, b, c, d, e, f, g, h] = header;
-        let frame_length = u32::from_le_bytes([a, b, c, d]);
-        let stored = u32::from_le_bytes([e, f, g, h]);
-        let damaged = |what: String| Error::Damaged { path: path.to_owned(), at, what };
-        let kind = Kind::of(kind).ok_or_else(|| damaged(format!("a frame of kind {kind}")))?;
-        // zstd adds less than 1/128 and some bytes to what does not compress.
-        if frame_length > LONGEST || stored > LONGEST + (LONGEST >> 7) + 512 {
-            return Err(damaged(format!("a frame of {frame_length} bytes, and {LONGEST} is the most")));
-        }
-        let next = at + FRAME_HEADER as u64 + u64::from(stored);
-        if next > length {
-            return Err(Error::Truncated(path.to_owned(), length));
-        }
-        frames.push(Place { kind, at, length: frame_length, stored });
-        at = next;
+/// The manifest, which is the first frame, and the version of the log that it names.
+pub(crate) fn manifest(frames: &mut Frames, places: &[Place]) -> Result<(Manifest, Version), Error> {
+    let first = places.first().copied().filter(|place| place.kind == Kind::Manifest);
+    let first = first.ok_or_else(|| frames.damaged(HEADER as u64, "no manifest"))?;
+    let manifest: Manifest = frames.value(first)?;
+    if let Some(chunk) = manifest.witness.filter(|&chunk| chunk != CHUNK) {
+        let what = format!("a witness of {chunk} instructions a chunk, where {CHUNK} are expected");
+        return Err(frames.damaged(first.at, what));
     }
-    Ok(frames)
-}
-
-fn content(path: &Path, file: &mut File, frame: Place) -> Result<Vec<u8>, Error> {
-    let damaged = |what: String| Error::Damaged { path: path.to_owned(), at: frame.at, what };
-    file.seek(SeekFrom::Start(frame.at + FRAME_HEADER as u64))
-        .map_err(|error| Error::Read(path.to_owned(), error))?;
-    let stored = file.take(u64::from(frame.stored));
-    let mut decoder = zstd::Decoder::new(stored).map_err(|error| damaged(error.to_string()))?.single_frame();
-    // At most the window that the writer's level makes: a stranger's file must not choose our memory.
-    decoder.window_log_max(25).map_err(|error| damaged(error.to_string()))?;
-    let mut content = Vec::new();
-    decoder
-        .by_ref()
-        .take(u64::from(frame.length) + 2)
-        .read_to_end(&mut content)
-        .map_err(|error| damaged(error.to_string()))?;
-    if content.first() != Some(&(frame.kind as u8)) {
-        return Err(damaged("a frame that is not of the kind that it says".to_owned()));
-    }
-    content.remove(0);
-    if content.len() == frame.length as usize {
-        Ok(content)
-    } else {
-        Err(damaged(format!("a frame that says {} bytes and does not hold them", frame.length)))
-    }
-}
-
-fn value<T: DeserializeOwned>(path: &Path, file: &mut File, frame: Place) -> Result<T, Error> {
-    let content = content(path, file, frame)?;
-    codec::decode(&content).map_err(|error| Error::Damaged {
-        path: path.to_owned(),
-        at: frame.at,
-        what: error.to_string(),
-    })
+    let log = Version::of(manifest.log);
+    let log = log.ok_or_else(|| Error::OtherLog(frames.path.clone(), manifest.log))?;
+    Ok((manifest, log))
 }

@@ -1,52 +1,43 @@
 //! Writes a recording, frame by frame, so that whatever dies the frames before are kept.
+//!
+//! Room for the ending is kept on the disk at all times, so that a full disk, or a limit that the user has set,
+//! ends a recording properly instead of breaking it.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use crate::format::{FRAME_HEADER, HEADER, Kind, LONGEST, MAGIC, VERSION, incomplete};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
 
-/// How hard zstd tries: high enough for the small logs of virtual time, and still faster than QEMU writes the
-/// large ones of host time.
-const LEVEL: i32 = 9;
+use crate::columns;
+use crate::format::{FOOTER_MAGIC, HEADER, Kind, LONGEST, MAGIC, MOST_FRAMES, Place, VERSION, incomplete};
+use crate::frame::Frame;
+use crate::index;
+use crate::log::event::{Cause, Event};
+use crate::manifest::Ending;
 
-/// A frame as it is stored.
-#[derive(Debug)]
-pub struct Frame {
-    bytes: Vec<u8>,
-}
+/// What is kept free for the ending and a first index, bytes; [`INDEXED`] more for each frame.
+const ENDING_ROOM: u64 = 64 << 10;
+const INDEXED: u64 = 12;
 
-impl Frame {
-    /// `content`, compressed, at most [`LONGEST`] bytes.
-    ///
-    /// # Errors
-    /// Where it is longer.
-    pub fn new(kind: Kind, content: &[u8]) -> io::Result<Self> {
-        let length = u32::try_from(content.len()).ok().filter(|&length| length <= LONGEST);
-        let length = length.ok_or_else(|| io::Error::other("a frame that is too long"))?;
-        let mut bytes = vec![kind as u8];
-        bytes.extend(length.to_le_bytes());
-        bytes.extend([0; 4]);
-        let mut encoder = zstd::Encoder::new(bytes, LEVEL)?;
-        encoder.include_checksum(true)?;
-        // The kind is inside too, under the checksum.
-        encoder.write_all(&[kind as u8])?;
-        encoder.write_all(content)?;
-        let mut bytes = encoder.finish()?;
-        let stored = u32::try_from(bytes.len() - FRAME_HEADER).map_err(io::Error::other)?;
-        bytes[FRAME_HEADER - 4..FRAME_HEADER].copy_from_slice(&stored.to_le_bytes());
-        Ok(Frame { bytes })
-    }
-}
+/// The least that a limit on the size may be, bytes.
+pub const LEAST: u64 = 256 << 10;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("`{0}` exists; name another file, or move it away")]
     Exists(PathBuf),
-    #[error("`{0}` exists: another recorder is writing it, or died while it did; move it away")]
+    #[error("`{0}` is being written by another tandem; name another file")]
+    Busy(PathBuf),
+    #[error(
+        "`{0}` exists: its recorder died while it wrote it; make a recording of it with `tandem repair`, or move it away"
+    )]
     Abandoned(PathBuf),
     #[error("`{0}` can't be written: {1}")]
     Write(PathBuf, io::Error),
+    #[error("no more room for `{0}`: {1}")]
+    Full(PathBuf, &'static str),
 }
 
 /// A recording that is being written. Dropped before it is finished, it stays under its incomplete name.
@@ -54,60 +45,170 @@ pub enum Error {
 pub struct Writer {
     path: PathBuf,
     incomplete: PathBuf,
-    file: File,
+    file: Flock<File>,
     written: u64,
+    frames: Vec<Place>,
+    /// The most that the file may come to, bytes.
+    most: u64,
+    /// Whether the file system can keep room.
+    keeps_room: bool,
 }
 
 impl Writer {
-    /// Begins the recording that will be `path`.
+    /// Begins the recording that will be `path`, of at most `most` bytes.
     ///
     /// # Errors
     /// Where it exists or can't be written.
-    pub fn create(path: &Path) -> Result<Self, Error> {
+    pub fn create(path: &Path, most: Option<u64>) -> Result<Self, Error> {
+        Writer::create_as(path, incomplete(path), most)
+    }
+
+    /// Begins the recording that will be `path` and is `incomplete` until then.
+    ///
+    /// # Errors
+    /// Where one of the two exists or can't be written.
+    pub fn create_as(path: &Path, incomplete: PathBuf, most: Option<u64>) -> Result<Self, Error> {
         if path.exists() {
             return Err(Error::Exists(path.to_owned()));
         }
-        let incomplete = incomplete(path);
-        let file = OpenOptions::new().write(true).create_new(true).open(&incomplete).map_err(|error| {
-            if error.kind() == io::ErrorKind::AlreadyExists {
-                Error::Abandoned(incomplete.clone())
-            } else {
-                Error::Write(path.to_owned(), error)
+        let write = |error| Error::Write(path.to_owned(), error);
+        let file = match OpenOptions::new().write(true).create_new(true).open(&incomplete) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let theirs = File::open(&incomplete).map_err(write)?;
+                return Err(match lock(theirs) {
+                    Err(_) => Error::Busy(incomplete),
+                    Ok(_) => Error::Abandoned(incomplete),
+                });
             }
-        })?;
-        let mut writer = Writer { path: path.to_owned(), incomplete, file, written: 0 };
+            other => other.map_err(write)?,
+        };
+        let file = lock(file).map_err(|errno| write(errno.into()))?;
+        let mut writer = Writer {
+            path: path.to_owned(),
+            incomplete,
+            file,
+            written: 0,
+            frames: Vec::new(),
+            most: most.unwrap_or(u64::MAX),
+            keeps_room: true,
+        };
         let mut header = [0; HEADER];
         header[..8].copy_from_slice(&MAGIC);
         header[8..].copy_from_slice(&VERSION.to_le_bytes());
-        writer.put(&header)?;
+        if let Err(error) = writer.keep_room(HEADER as u64).and_then(|()| writer.put(&header)) {
+            writer.abandon();
+            return Err(error);
+        }
         Ok(writer)
     }
 
+    /// Makes sure that `length` bytes can be written and the recording ended after them.
+    fn keep_room(&mut self, length: u64) -> Result<(), Error> {
+        let end = self.written + length + ENDING_ROOM + INDEXED * self.frames.len() as u64;
+        if end > self.most {
+            return Err(Error::Full(self.path.clone(), "the limit that --max-size sets"));
+        }
+        if !self.keeps_room {
+            return Ok(());
+        }
+        let end = i64::try_from(end).unwrap_or(i64::MAX);
+        match fallocate(&*self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, end) {
+            Ok(()) => Ok(()),
+            Err(Errno::ENOSPC | Errno::EDQUOT) => Err(self.full()),
+            Err(Errno::EFBIG) => Err(Error::Full(self.path.clone(), "the largest file allowed here")),
+            // A file system that can't; a full disk is met when it is written to.
+            Err(_) => {
+                self.keeps_room = false;
+                Ok(())
+            }
+        }
+    }
+
+    fn full(&self) -> Error {
+        Error::Full(self.path.clone(), "the disk is full")
+    }
+
     fn put(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.file.write_all(bytes).map_err(|error| Error::Write(self.incomplete.clone(), error))?;
+        if let Err(error) = (&*self.file).write_all(bytes) {
+            // What has been written of it is no whole frame.
+            let _ = self.file.set_len(self.written);
+            let _ = (&*self.file).seek(SeekFrom::Start(self.written));
+            return Err(match error.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => self.full(),
+                _ => Error::Write(self.incomplete.clone(), error),
+            });
+        }
         self.written += bytes.len() as u64;
         Ok(())
     }
 
-    /// Appends a frame.
+    /// Appends a frame. After an [`Error::Full`] the ending still fits.
     ///
     /// # Errors
     /// Where it can't be written.
     pub fn frame(&mut self, frame: &Frame) -> Result<(), Error> {
-        self.put(&frame.bytes)
+        if self.frames.len() >= MOST_FRAMES {
+            return Err(Error::Full(self.path.clone(), "the most frames that a recording may have"));
+        }
+        self.keep_room(frame.bytes.len() as u64)?;
+        self.last(frame)
     }
 
-    /// Appends `content` in as many frames as it needs.
+    /// Appends a frame for which room has been kept: one of those that end a recording.
     ///
     /// # Errors
     /// Where it can't be written.
-    pub fn append(&mut self, kind: Kind, content: &[u8]) -> Result<(), Error> {
-        for part in content.chunks(LONGEST as usize) {
-            let frame =
-                Frame::new(kind, part).map_err(|error| Error::Write(self.incomplete.clone(), error))?;
-            self.frame(&frame)?;
-        }
+    pub fn last(&mut self, frame: &Frame) -> Result<(), Error> {
+        let place = Place { kind: frame.kind, at: self.written, first: frame.first };
+        self.put(&frame.bytes)?;
+        self.frames.push(place);
         Ok(())
+    }
+
+    /// A frame of `content`, to be appended.
+    ///
+    /// # Errors
+    /// Where it is too long.
+    pub fn pack(&self, kind: Kind, first: u64, content: &[u8]) -> Result<Frame, Error> {
+        Frame::new(kind, first, content).map_err(|error| Error::Write(self.incomplete.clone(), error))
+    }
+
+    /// Appends `content` as one frame.
+    ///
+    /// # Errors
+    /// Where it can't be written; at most [`LONGEST`] bytes can.
+    pub fn append(&mut self, kind: Kind, first: u64, content: &[u8]) -> Result<(), Error> {
+        debug_assert!(content.len() <= LONGEST as usize);
+        let frame = self.pack(kind, first, content)?;
+        self.frame(&frame)
+    }
+
+    /// Writes what ends a recording at `icount`: for a guest that was cut off the events without which no replay
+    /// ends, and the ending itself.
+    ///
+    /// # Errors
+    /// Where it can't be written.
+    pub fn end(&mut self, ending: &Ending, icount: u64) -> Result<(), Error> {
+        if ending.cut {
+            let mut columns = columns::Builder::new(icount);
+            columns.push(&Event::Shutdown(Cause::HOST_SIGNAL));
+            columns.push(&Event::End);
+            let (first, content) = columns.finish();
+            let frame = self.pack(Kind::Events, first, &content)?;
+            self.last(&frame)?;
+        }
+        let content = serde_json::to_vec(ending);
+        let content = content.map_err(|error| Error::Write(self.incomplete.clone(), error.into()))?;
+        let frame = self.pack(Kind::Ending, 0, &content)?;
+        self.last(&frame)
+    }
+
+    /// What has been written is on the disk itself: it outlives the machine.
+    ///
+    /// # Errors
+    /// Where the disk fails.
+    pub fn sync(&mut self) -> Result<(), Error> {
+        self.file.sync_data().map_err(|error| Error::Write(self.incomplete.clone(), error))
     }
 
     /// Bytes written so far.
@@ -127,12 +228,22 @@ impl Writer {
         let _ = std::fs::remove_file(&self.incomplete);
     }
 
-    /// Gives the recording its name; its last frame has been written.
+    /// Writes the index and gives the recording its name; all its frames have been written. Gives back its bytes.
     ///
     /// # Errors
     /// Where that fails; the incomplete file is left then.
-    pub fn finish(self) -> Result<(), Error> {
-        let done = self.file.sync_all().and_then(|()| {
+    pub fn finish(mut self) -> Result<u64, Error> {
+        let at = self.written;
+        let content = index::encode(&self.frames);
+        // Of more than a million frames or so there is none; a reader then goes from frame to frame.
+        if content.len() <= LONGEST as usize {
+            let frame = self.pack(Kind::Index, 0, &content)?;
+            self.last(&frame)?;
+            let footer = [&at.to_le_bytes()[..], &FOOTER_MAGIC].concat();
+            self.put(&footer)?;
+        }
+        // The room that was kept and not needed goes back.
+        let done = self.file.set_len(self.written).and_then(|()| self.file.sync_all()).and_then(|()| {
             // `hard_link` fails where the name was taken meanwhile; a rename would replace that file.
             match std::fs::hard_link(&self.incomplete, &self.path) {
                 Ok(()) => std::fs::remove_file(&self.incomplete),
@@ -141,6 +252,12 @@ impl Writer {
                 Err(_) => std::fs::rename(&self.incomplete, &self.path),
             }
         });
-        done.map_err(|error| Error::Write(self.path, error))
+        done.map_err(|error| Error::Write(self.path, error))?;
+        Ok(self.written)
     }
+}
+
+/// Takes a file for this process alone, as long as it has it open.
+pub(crate) fn lock(file: File) -> Result<Flock<File>, Errno> {
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)
 }

@@ -1,6 +1,7 @@
 //! Replays a recording and proves that it is the same run, or says where it is not.
 
-use std::io;
+use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use qemu::build::Build;
 use qemu::run::{self, Happening, Plan, Run, describe};
+use recorder::manifest::Proof;
 use recorder::reader::{self, Reader};
 use trace::message::{CHUNK, FromProbe, KEPT, ToProbe};
 
@@ -39,8 +41,10 @@ pub const STALL: Duration = Duration::from_secs(30);
 /// What a replay has proven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// The same run, up to the recording's end.
+    /// The same run, up to the last place that the recording's witness knows, and then on to its end.
     Identical { instructions: u64, chunks: u64 },
+    /// It came to its end, but was recorded without a witness.
+    Unproven { instructions: u64 },
     /// The first chunk that differs, its instructions from `from` up to `to`.
     Different { chunk: u64, from: u64, to: u64 },
     /// The same run, but it ended before the recording did.
@@ -67,28 +71,40 @@ pub fn verify(
     progress: &mut dyn FnMut(u64),
 ) -> Result<Verdict, Error> {
     let source = Source::unpack(recording, None)?;
-    let witness = recording.witness()?;
-    let recorded_console = recording.console()?;
-    let mut replayed_console = Vec::new();
-    let ending = &recording.ending;
+    let proof = recording.ending.proof;
+    let proven = proof.unwrap_or(Proof::START);
+    let least = recording.ending.instructions();
+    let mut replayed_console = BufWriter::new(tempfile::tempfile().map_err(source::Error::from)?);
     let (tell, come) = channel();
     let plan = Plan {
         build: request.build,
         arguments: &source.line,
         folder: &source.folder,
-        probe: request.probe,
+        probe: Some(request.probe),
+        typed: false,
         passed: &[source.log()],
     };
     let mut run = Run::start(&plan, move |happening| drop(tell.send(happening)))?;
-    // It must not run so far behind the end that it forgets the end's digest before it is asked.
-    run.say(&ToProbe::Go { credit: ending.position / CHUNK + KEPT - 1 });
+    // It must not run so far behind the place of the proof that it forgets the digest there before it is asked.
+    run.say(&ToProbe::Go { credit: proven.position / CHUNK + KEPT - 1 });
     let mut chunks = 0;
     let mut moved = Instant::now();
     let mut asked = false;
+    let mut same = proven == Proof::START;
     let mut ended = None;
     let mut stalled = false;
     let verdict = loop {
-        progress((chunks * CHUNK).min(ending.position));
+        progress((chunks * CHUNK).min(least));
+        if let (true, Some(position)) = (same, ended) {
+            break match proof {
+                _ if position < least => Verdict::EndedEarly { at: position, instructions: least },
+                Some(_) => Verdict::Identical {
+                    instructions: proven.position,
+                    chunks: proven.position.div_ceil(CHUNK),
+                },
+                None => Verdict::Unproven { instructions: position },
+            };
+        }
         let happening = match come.recv_timeout(Duration::from_millis(100)) {
             Ok(happening) => happening,
             Err(RecvTimeoutError::Timeout) => {
@@ -111,45 +127,53 @@ pub fn verify(
         match happening {
             Happening::Console(bytes) => {
                 console(&bytes);
-                replayed_console.extend(bytes);
+                replayed_console.write_all(&bytes)?;
             }
             Happening::Probe(FromProbe::Chunk { index, digest }) => {
                 moved = Instant::now();
-                let expected = usize::try_from(index).ok().and_then(|index| witness.get(index));
-                // Chunks behind the end have no witness, or one of what ran after the shutdown.
-                let inside = (index + 1) * CHUNK <= ending.position;
-                if inside && (index != chunks || expected != Some(&digest)) {
-                    let from = index * CHUNK;
+                let from = index * CHUNK;
+                // Chunks behind the proof have no witness, or one of what ran after the shutdown. A chunk whose
+                // witness was lost is proven by those behind it.
+                let inside = from + CHUNK <= proven.position;
+                let differs = |expected: u64| expected != digest;
+                if inside && (index != chunks || recording.digest(index)?.is_some_and(differs)) {
                     break Verdict::Different { chunk: index, from, to: from + CHUNK };
                 }
                 chunks = index + 1;
-                if !inside && !asked {
+                if !inside && !same && !asked {
                     asked = true;
-                    run.say(&ToProbe::Digests { from: ending.position, to: ending.position });
+                    run.say(&ToProbe::Digests { from: proven.position, to: proven.position });
+                }
+                if from + CHUNK == proven.position {
+                    if digest != proven.digest {
+                        break Verdict::Different { chunk: index, from, to: proven.position };
+                    }
+                    same = true;
+                }
+                if same {
+                    run.say(&ToProbe::Credit(u64::MAX));
                 }
             }
             Happening::Probe(FromProbe::End { position, .. }) => {
                 ended = Some(position);
-                if stalled && position < ending.position {
+                if stalled && position < least {
                     return Err(Error::Stalled { position });
                 }
-                if position < ending.position {
-                    break Verdict::EndedEarly { at: position, instructions: ending.position };
+                if position < proven.position {
+                    break Verdict::EndedEarly { at: position, instructions: least };
                 }
-                if !asked {
+                if !same && !asked {
                     asked = true;
-                    run.say(&ToProbe::Digests { from: ending.position, to: ending.position });
+                    run.say(&ToProbe::Digests { from: proven.position, to: proven.position });
                 }
             }
             Happening::Probe(FromProbe::Digests(Some(digests))) => {
-                if digests != [ending.digest] {
-                    let chunk = ending.position / CHUNK;
-                    break Verdict::Different { chunk, from: chunk * CHUNK, to: ending.position };
+                if digests != [proven.digest] {
+                    let chunk = proven.position / CHUNK;
+                    break Verdict::Different { chunk, from: chunk * CHUNK, to: proven.position };
                 }
-                break Verdict::Identical {
-                    instructions: ending.position,
-                    chunks: ending.position.div_ceil(CHUNK),
-                };
+                same = true;
+                run.say(&ToProbe::Credit(u64::MAX));
             }
             Happening::Probe(FromProbe::Failure(why)) => return Err(Error::Probe(why)),
             Happening::Probe(message) => {
@@ -173,13 +197,39 @@ pub fn verify(
     for happening in come.try_iter() {
         if let Happening::Console(bytes) = happening {
             console(&bytes);
-            replayed_console.extend(bytes);
+            replayed_console.write_all(&bytes)?;
         }
     }
-    match (verdict, console_difference(&recorded_console, &replayed_console)) {
-        (Verdict::Identical { .. }, Some(line)) => Ok(Verdict::OtherConsole { line }),
+    let mut replayed = replayed_console.into_inner().map_err(io::IntoInnerError::into_error)?;
+    replayed.rewind()?;
+    match (verdict, other_console(recording, BufReader::new(replayed))?) {
+        (Verdict::Identical { .. } | Verdict::Unproven { .. }, Some(line)) => {
+            Ok(Verdict::OtherConsole { line })
+        }
         _ => Ok(verdict),
     }
+}
+
+/// The first line, from 1, in which the recorded console and the one in `replayed` differ.
+fn other_console(recording: &mut Reader, mut replayed: impl Read) -> Result<Option<usize>, Error> {
+    let mut line = 1;
+    let mut outcome = Ok(None);
+    recording.console(|_, recorded| {
+        let mut now = Vec::with_capacity(recorded.len());
+        match replayed.by_ref().take(recorded.len() as u64).read_to_end(&mut now) {
+            Err(error) => outcome = Err(error.into()),
+            Ok(_) => match console_difference(recorded, &now) {
+                Some(more) => outcome = Ok(Some(line + more - 1)),
+                None if now.len() < recorded.len() => {}
+                None => {
+                    line += recorded.iter().filter(|&&byte| byte == b'\n').count();
+                    return ControlFlow::Continue(());
+                }
+            },
+        }
+        ControlFlow::Break(())
+    })?;
+    outcome
 }
 
 /// The first line, from 1, in which two consoles differ. What one of them has behind the other's end may have been

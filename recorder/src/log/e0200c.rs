@@ -2,114 +2,246 @@
 //! Sources: replay/replay-internal.h (the kinds), replay-events.c, replay-input.c, replay-char.c, replay-net.c,
 //! replay-audio.c, replay-random.c, replay-time.c of QEMU 7.2 and 10.0.
 
-use super::{Cause, Event, LONGEST, Malformed};
+use super::event::{CAUSES, Cause, Checkpoint, Clock, Event, Input};
+use super::{LONGEST, Malformed};
 
 pub const WORD: u32 = 0x00e0_200c;
 
+const SHUTDOWN: u8 = 10;
+const SHUTDOWN_LAST: u8 = SHUTDOWN + CAUSES - 1;
+const CHECKPOINT: u8 = 30;
+
 /// The first event in `bytes` and its length; `None` where `bytes` end inside it.
-pub(super) fn event(bytes: &[u8]) -> Result<Option<(Event, usize)>, Malformed> {
-    let mut fields = Fields { bytes, at: 0, end: false };
-    let Some(kind) = fields.u8() else { return Ok(None) };
-    let event = match kind {
-        0 => Event::Instructions(fields.u32().unwrap_or_default()),
-        2 => Event::Exception,
-        // An interrupt, the end of one input event, and the checkpoints: nothing but the kind.
-        1 | 6 | 30..=38 => Event::Other(kind),
-        39 => Event::End,
-        // The bottom halves, the block completion, and the clocks: an id or a time.
-        3 | 4 | 8 | 28 | 29 => fields.skip(8, kind),
-        5 => {
-            match fields.u32() {
-                // A key: its own kind of number, then down or up.
-                Some(0) => match fields.u32() {
-                    Some(0) => fields.skip(8 + 1, kind),
-                    Some(1) => fields.skip(4 + 1, kind),
-                    Some(other) => return Err(Malformed::Input(other)),
-                    None => Event::Other(kind),
-                },
-                // A button; a relative and an absolute movement; a touch.
-                Some(1) => fields.skip(4 + 1, kind),
-                Some(2 | 3) => fields.skip(4 + 8, kind),
-                Some(4) => fields.skip(4 + 8 + 8 + 4 + 8, kind),
-                Some(other) => return Err(Malformed::Input(other)),
-                None => Event::Other(kind),
-            }
-        }
-        // A character device reads: which one, and the bytes.
-        7 => {
-            fields.skip(1, kind);
-            fields.array(kind)?
-        }
-        // A packet: which filter, flags, and the bytes.
-        9 => {
-            fields.skip(1 + 4, kind);
-            fields.array(kind)?
-        }
-        10..=21 => Event::Shutdown(Cause(kind - 10)),
-        22 => fields.skip(4 + 4, kind),
-        23 => fields.array(kind)?,
-        24 => fields.skip(4, kind),
-        25 => fields.skip(8, kind),
-        // Sound taken in: how many samples, where, and 16 bytes for each.
-        26 => {
-            let samples = fields.u64().unwrap_or_default();
-            fields.skip(8, kind);
-            fields.long(samples.saturating_mul(16), kind)?
-        }
-        // Random bytes: what the call returned, and the bytes.
-        27 => {
-            fields.skip(4, kind);
-            fields.array(kind)?
-        }
-        _ => return Err(Malformed::Kind(kind)),
-    };
-    Ok((!fields.end).then_some((event, fields.at)))
+pub(super) fn event(bytes: &[u8]) -> Result<Option<(Event<'_>, usize)>, Malformed> {
+    let mut fields = Fields { bytes, at: 0 };
+    Ok(fields.event()?.map(|event| (event, fields.at)))
 }
 
-/// The fields of one event, read in order; `end` once the bytes did not suffice.
+/// The fields of one event, read in order. `None`: the bytes end too early.
 struct Fields<'a> {
     bytes: &'a [u8],
     at: usize,
-    end: bool,
 }
 
-impl Fields<'_> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let found = self.bytes.get(self.at..).and_then(|rest| rest.first_chunk::<N>()).copied();
-        self.at += N;
-        self.end |= found.is_none();
-        found
+impl<'a> Fields<'a> {
+    #[inline]
+    fn event(&mut self) -> Result<Option<Event<'a>>, Malformed> {
+        // What most of a log is, first.
+        let event = match self.u8() {
+            None => return Ok(None),
+            Some(0) => self.u32().map(Event::Instructions),
+            Some(1) => Some(Event::Interrupt),
+            Some(2) => Some(Event::Exception),
+            Some(3) => self.u64().map(Event::BottomHalf),
+            Some(4) => self.u64().map(Event::BottomHalfOnce),
+            Some(5) => self.input()?.map(Event::Input),
+            Some(6) => Some(Event::InputSync),
+            Some(7) => {
+                let Some(device) = self.u8() else { return Ok(None) };
+                self.array()?.map(|bytes| Event::CharRead { device, bytes })
+            }
+            Some(8) => self.u64().map(Event::Block),
+            Some(9) => {
+                let (Some(filter), Some(flags)) = (self.u8(), self.u32()) else { return Ok(None) };
+                self.array()?.map(|bytes| Event::Packet { filter, flags, bytes })
+            }
+            Some(kind @ SHUTDOWN..=SHUTDOWN_LAST) => Some(Event::Shutdown(Cause(kind - SHUTDOWN))),
+            Some(22) => {
+                self.i32().zip(self.i32()).map(|(result, offset)| Event::CharWrite { result, offset })
+            }
+            Some(23) => self.array()?.map(Event::CharReadAll),
+            Some(24) => self.i32().map(Event::CharReadAllError),
+            Some(25) => self.u64().map(Event::AudioOut),
+            Some(26) => {
+                let (Some(recorded), Some(position)) = (self.u64(), self.u64()) else { return Ok(None) };
+                self.long(recorded.saturating_mul(16))?.map(|samples| Event::AudioIn {
+                    recorded,
+                    position,
+                    samples,
+                })
+            }
+            Some(27) => {
+                let Some(result) = self.i32() else { return Ok(None) };
+                self.array()?.map(|bytes| Event::Random { result, bytes })
+            }
+            Some(28) => self.u64().map(|time| Event::Clock(Clock::Host, time)),
+            Some(29) => self.u64().map(|time| Event::Clock(Clock::VirtualRealTime, time)),
+            Some(39) => Some(Event::End),
+            Some(kind) => {
+                let place = usize::from(kind.wrapping_sub(CHECKPOINT));
+                let checkpoint = Checkpoint::ALL.get(place).ok_or(Malformed::Kind(kind))?;
+                Some(Event::Checkpoint(*checkpoint))
+            }
+        };
+        Ok(event)
     }
 
+    fn input(&mut self) -> Result<Option<Input>, Malformed> {
+        let Some(kind) = self.u32() else { return Ok(None) };
+        let input = match kind {
+            0 => match self.u32() {
+                None => None,
+                Some(0) => self.u64().zip(self.u8()).map(|(number, down)| Input::KeyNumber { number, down }),
+                Some(1) => self.u32().zip(self.u8()).map(|(code, down)| Input::KeyCode { code, down }),
+                Some(other) => return Err(Malformed::Key(other)),
+            },
+            1 => self.u32().zip(self.u8()).map(|(button, down)| Input::Button { button, down }),
+            2 => self.u32().zip(self.u64()).map(|(axis, value)| Input::Relative { axis, value }),
+            3 => self.u32().zip(self.u64()).map(|(axis, value)| Input::Absolute { axis, value }),
+            4 => {
+                let (Some(kind), Some(slot), Some(tracking), Some(axis), Some(value)) =
+                    (self.u32(), self.u64(), self.u64(), self.u32(), self.u64())
+                else {
+                    return Ok(None);
+                };
+                Some(Input::Touch { kind, slot, tracking, axis, value })
+            }
+            other => return Err(Malformed::Input(other)),
+        };
+        Ok(input)
+    }
+
+    #[inline]
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let found = *self.bytes.get(self.at..)?.first_chunk::<N>()?;
+        self.at += N;
+        Some(found)
+    }
+
+    #[inline]
     fn u8(&mut self) -> Option<u8> {
         self.take::<1>().map(|[byte]| byte)
     }
 
+    #[inline]
     fn u32(&mut self) -> Option<u32> {
         self.take().map(u32::from_be_bytes)
+    }
+
+    fn i32(&mut self) -> Option<i32> {
+        self.take().map(i32::from_be_bytes)
     }
 
     fn u64(&mut self) -> Option<u64> {
         self.take().map(u64::from_be_bytes)
     }
 
-    fn skip(&mut self, length: usize, kind: u8) -> Event {
-        self.at += length;
-        self.end |= self.at > self.bytes.len();
-        Event::Other(kind)
-    }
-
-    fn long(&mut self, length: u64, kind: u8) -> Result<Event, Malformed> {
-        match usize::try_from(length) {
-            Ok(short) if length <= LONGEST => Ok(self.skip(short, kind)),
-            _ => Err(Malformed::TooLong(length)),
+    fn array(&mut self) -> Result<Option<&'a [u8]>, Malformed> {
+        match self.u32() {
+            Some(length) => self.long(u64::from(length)),
+            None => Ok(None),
         }
     }
 
-    fn array(&mut self, kind: u8) -> Result<Event, Malformed> {
-        match self.u32() {
-            Some(length) => self.long(u64::from(length), kind),
-            None => Ok(Event::Other(kind)),
+    fn long(&mut self, length: u64) -> Result<Option<&'a [u8]>, Malformed> {
+        let length = usize::try_from(length).ok().filter(|_| length <= LONGEST);
+        let length = length.ok_or(Malformed::TooLong)?;
+        let found = self.bytes.get(self.at..).and_then(|rest| rest.get(..length));
+        self.at += length;
+        Ok(found)
+    }
+}
+
+/// Appends `event` as QEMU writes it. Payloads are at most [`LONGEST`] bytes.
+pub(super) fn encode(event: &Event, log: &mut Vec<u8>) {
+    let mut kind = |kind: u8| log.push(kind);
+    match *event {
+        Event::Instructions(count) => {
+            kind(0);
+            log.extend(count.to_be_bytes());
+        }
+        Event::Interrupt => kind(1),
+        Event::Exception => kind(2),
+        Event::BottomHalf(id) => number(log, 3, id),
+        Event::BottomHalfOnce(id) => number(log, 4, id),
+        Event::Input(input) => {
+            kind(5);
+            encode_input(&input, log);
+        }
+        Event::InputSync => kind(6),
+        Event::CharRead { device, bytes } => {
+            log.extend([7, device]);
+            array(log, bytes);
+        }
+        Event::Block(id) => number(log, 8, id),
+        Event::Packet { filter, flags, bytes } => {
+            log.extend([9, filter]);
+            log.extend(flags.to_be_bytes());
+            array(log, bytes);
+        }
+        Event::Shutdown(cause) => kind(SHUTDOWN + cause.0),
+        Event::CharWrite { result, offset } => {
+            kind(22);
+            log.extend(result.to_be_bytes());
+            log.extend(offset.to_be_bytes());
+        }
+        Event::CharReadAll(bytes) => {
+            kind(23);
+            array(log, bytes);
+        }
+        Event::CharReadAllError(error) => {
+            kind(24);
+            log.extend(error.to_be_bytes());
+        }
+        Event::AudioOut(samples) => number(log, 25, samples),
+        Event::AudioIn { recorded, position, samples } => {
+            number(log, 26, recorded);
+            log.extend(position.to_be_bytes());
+            log.extend_from_slice(samples);
+        }
+        Event::Random { result, bytes } => {
+            kind(27);
+            log.extend(result.to_be_bytes());
+            array(log, bytes);
+        }
+        Event::Clock(Clock::Host, time) => number(log, 28, time),
+        Event::Clock(Clock::VirtualRealTime, time) => number(log, 29, time),
+        Event::Checkpoint(checkpoint) => kind(CHECKPOINT + checkpoint as u8),
+        Event::End => kind(39),
+    }
+}
+
+fn number(log: &mut Vec<u8>, kind: u8, number: u64) {
+    log.push(kind);
+    log.extend(number.to_be_bytes());
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a payload is at most LONGEST bytes")]
+fn array(log: &mut Vec<u8>, bytes: &[u8]) {
+    log.extend((bytes.len() as u32).to_be_bytes());
+    log.extend_from_slice(bytes);
+}
+
+fn encode_input(input: &Input, log: &mut Vec<u8>) {
+    let mut words = |words: &[u32]| words.iter().for_each(|word| log.extend(word.to_be_bytes()));
+    match *input {
+        Input::KeyNumber { number, down } => {
+            words(&[0, 0]);
+            log.extend(number.to_be_bytes());
+            log.push(down);
+        }
+        Input::KeyCode { code, down } => {
+            words(&[0, 1, code]);
+            log.push(down);
+        }
+        Input::Button { button, down } => {
+            words(&[1, button]);
+            log.push(down);
+        }
+        Input::Relative { axis, value } => {
+            words(&[2, axis]);
+            log.extend(value.to_be_bytes());
+        }
+        Input::Absolute { axis, value } => {
+            words(&[3, axis]);
+            log.extend(value.to_be_bytes());
+        }
+        Input::Touch { kind, slot, tracking, axis, value } => {
+            words(&[4, kind]);
+            log.extend(slot.to_be_bytes());
+            log.extend(tracking.to_be_bytes());
+            log.extend(axis.to_be_bytes());
+            log.extend(value.to_be_bytes());
         }
     }
 }
