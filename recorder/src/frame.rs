@@ -1,6 +1,6 @@
 //! One frame: a header that says what it is and how long, and its content under zstd with a checksum.
 
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 
 use crate::format::{FRAME_HEADER, Kind, LONGEST};
 
@@ -29,19 +29,19 @@ impl Frame {
     pub fn new(kind: Kind, first: u64, content: &[u8]) -> io::Result<Self> {
         let length = u32::try_from(content.len()).ok().filter(|&length| length <= LONGEST);
         let length = length.ok_or_else(|| io::Error::other("a frame that is too long"))?;
+        let mut inside = vec![kind as u8];
+        inside.extend(first.to_le_bytes());
+        inside.extend_from_slice(content);
+        let level = if content.len() < LARGE { LEVEL } else { LEVEL_LARGE };
+        // All at once, so that zstd takes no more memory than the content needs.
+        let mut compressor = zstd::bulk::Compressor::new(level)?;
+        compressor.include_checksum(true)?;
+        let packed = compressor.compress(&inside)?;
         let mut bytes = vec![kind as u8];
         bytes.extend(length.to_le_bytes());
         bytes.extend([0; 4]);
         bytes.extend(first.to_le_bytes());
-        let level = if content.len() < LARGE { LEVEL } else { LEVEL_LARGE };
-        let mut encoder = zstd::Encoder::new(bytes, level)?;
-        encoder.include_checksum(true)?;
-        encoder.include_contentsize(true)?;
-        encoder.set_pledged_src_size(Some((content.len() + INSIDE) as u64))?;
-        encoder.write_all(&[kind as u8])?;
-        encoder.write_all(&first.to_le_bytes())?;
-        encoder.write_all(content)?;
-        let mut bytes = encoder.finish()?;
+        bytes.extend(packed);
         let stored = u32::try_from(bytes.len() - FRAME_HEADER).map_err(io::Error::other)?;
         bytes[5..9].copy_from_slice(&stored.to_le_bytes());
         Ok(Frame { kind, first, bytes })

@@ -4,7 +4,7 @@
 //! [`format`](mod@format) is the file's layout and FORMAT.md the same to the byte: frames ([`frame`]) of events in
 //! columns ([`columns`]), of the witness, of the console, and an index. [`writer`] and [`reader`] are the file's two
 //! ends, [`repair`] makes a recording of what a dead recorder left, [`manifest`] is what a recording says of the run,
-//! [`account`] what it comes to.
+//! [`account`] what it comes to, [`survive`] what a stranger's bytes go through under the fuzzer.
 
 pub mod account;
 pub mod columns;
@@ -17,5 +17,7 @@ pub mod manifest;
 pub mod reader;
 pub mod record;
 pub mod repair;
+#[doc(hidden)]
+pub mod survive;
 mod varint;
 pub mod writer;

@@ -49,6 +49,14 @@ struct Salvage {
     broken: Option<reader::Error>,
 }
 
+/// Reads the file at `path` as a repair would: QEMU's icount up to which its events are there.
+///
+/// # Errors
+/// Where it is no recording at all.
+pub fn inspect(path: &Path) -> Result<u64, Error> {
+    Ok(salvage(&mut Frames::open(path)?)?.totals.icount)
+}
+
 /// Looks at the recording at `path` and makes a whole one of it, as `output`, or beside it.
 ///
 /// # Errors

@@ -1,86 +1,184 @@
-//! Recordings from a stranger: whole, cut short, damaged, of another version.
+//! Recordings from a stranger: whole, cut short, of another version, and repaired.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::path::{Path, PathBuf};
+mod sample;
 
-use proptest::prelude::*;
-use qemu::arguments::Time;
-use qemu::build::Build;
-use recorder::format::{Kind, VERSION, incomplete};
-use recorder::manifest::{Ending, Manifest};
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use recorder::format::{FOOTER, VERSION, incomplete};
+use recorder::manifest::Proof;
 use recorder::reader::{Error, Reader};
+use recorder::repair::{self, Found, repair};
 use recorder::writer::Writer;
+use sample::{CHUNKS, console, ending, events, log, manifest, write, write_unfinished};
 use tempfile::TempDir;
-use trace::codec;
 
-fn manifest(log: u32) -> Manifest {
-    Manifest {
-        tandem: "0".to_owned(),
-        build: Build { path: "/q".into(), version: "7.2".to_owned(), sha256: "00".to_owned() },
-        target: "x86_64".to_owned(),
-        arguments: vec!["-M".to_owned(), "pc".to_owned()],
-        folder: "/".into(),
-        line: vec![],
-        time: Time::Virtual,
-        log,
-        files: vec![],
-        began: 1,
-        chunk: 1 << 20,
-    }
+const LOG: u32 = 0x00e0_200c;
+
+/// A folder in memory: a thousand files that are made sure of on a disk take their time.
+fn in_memory() -> TempDir {
+    TempDir::new_in("/dev/shm").unwrap()
 }
 
-fn write(folder: &Path, log: u32) -> PathBuf {
-    let path = folder.join("r.tdm");
-    let mut writer = Writer::create(&path).unwrap();
-    writer.append(Kind::Manifest, &codec::encode(&manifest(log)).unwrap()).unwrap();
-    writer.append(Kind::Events, b"first ").unwrap();
-    writer.append(Kind::Witness, &7u64.to_le_bytes()).unwrap();
-    writer.append(Kind::Console, b"hello\n").unwrap();
-    writer.append(Kind::Events, b"second").unwrap();
-    writer.append(Kind::Witness, &8u64.to_le_bytes()).unwrap();
-    let ending =
-        Ending { position: 9, digest: 1, icount: 9, events: 2, cause: "x".to_owned(), status: Some(0) };
-    writer.append(Kind::Ending, &codec::encode(&ending).unwrap()).unwrap();
-    assert!(incomplete(&path).exists() && !path.exists());
-    writer.finish().unwrap();
-    assert!(!incomplete(&path).exists());
-    path
+fn read_log(reader: &mut Reader) -> Vec<u8> {
+    let mut log = Vec::new();
+    reader.copy_log(&mut log).unwrap();
+    log
+}
+
+fn read_console(reader: &mut Reader) -> Vec<u8> {
+    let mut all = Vec::new();
+    reader
+        .console(|_, bytes| {
+            all.extend_from_slice(bytes);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    all
 }
 
 #[test]
 fn what_was_written_is_read() {
     let folder = TempDir::new().unwrap();
-    let mut reader = Reader::open(&write(folder.path(), 0x00e0_200c)).unwrap();
-    assert_eq!(reader.manifest, manifest(0x00e0_200c));
-    assert_eq!(reader.witness().unwrap(), [7, 8]);
-    assert_eq!(reader.console().unwrap(), b"hello\n");
-    let mut log = Vec::new();
-    reader.copy_log(&mut log).unwrap();
-    assert_eq!(log, b"\x00\xe0\x20\x0c\0\0\0\0\0\0\0\0first second");
+    let mut reader = Reader::open(&write(folder.path(), LOG)).unwrap();
+    assert_eq!(reader.manifest, manifest(LOG));
+    assert_eq!(reader.ending, ending());
+    assert_eq!(read_console(&mut reader), console());
+    assert_eq!(read_log(&mut reader), log());
+    for (index, digest) in (0..).zip(CHUNKS) {
+        assert_eq!(reader.digest(index).unwrap(), Some(digest));
+    }
+    // Backwards, and where there is none.
+    assert_eq!(reader.digest(0).unwrap(), Some(CHUNKS[0]));
+    assert_eq!(reader.digest(CHUNKS.len() as u64).unwrap(), None);
+}
+
+#[test]
+fn reading_can_begin_at_any_icount() {
+    let folder = TempDir::new().unwrap();
+    let mut reader = Reader::open(&write(folder.path(), LOG)).unwrap();
+    let all = events(&mut reader, 0);
+    assert_eq!(all.len(), 12);
+    for icount in (0..40).chain((3 << 20)..(3 << 20) + 40) {
+        let from: Vec<_> = all.iter().filter(|(at, _)| *at >= icount).cloned().collect();
+        assert_eq!(events(&mut reader, icount), from, "from {icount}");
+    }
+}
+
+/// Without its index a recording is the same, a little slower to open.
+#[test]
+fn a_missing_index_is_made_up_for() {
+    let folder = TempDir::new().unwrap();
+    let path = write(folder.path(), LOG);
+    let whole = std::fs::read(&path).unwrap();
+    let footer = whole.len() - FOOTER;
+    let index = usize::try_from(u64::from_le_bytes(*whole[footer..].first_chunk().unwrap())).unwrap();
+    for end in [index, footer, footer + 3] {
+        std::fs::write(&path, &whole[..end]).unwrap();
+        let mut reader = Reader::open(&path).unwrap();
+        assert_eq!(read_log(&mut reader), log());
+    }
 }
 
 #[test]
 fn a_recording_is_never_written_over() {
     let folder = TempDir::new().unwrap();
-    let path = write(folder.path(), 0x00e0_200c);
-    assert!(Writer::create(&path).unwrap_err().to_string().contains("exists"));
+    let path = write(folder.path(), LOG);
+    assert!(Writer::create(&path, None).unwrap_err().to_string().contains("exists"));
     std::fs::rename(&path, incomplete(&path)).unwrap();
-    assert!(Writer::create(&path).unwrap_err().to_string().contains("died"));
+    let abandoned = Writer::create(&path, None).unwrap_err().to_string();
+    assert!(abandoned.contains("died") && abandoned.contains("tandem repair"), "{abandoned}");
+    std::fs::remove_file(incomplete(&path)).unwrap();
+    let _writer = Writer::create(&path, None).unwrap();
+    assert!(Writer::create(&path, None).unwrap_err().to_string().contains("another tandem"));
+}
+
+/// Whatever a file is cut down to: it is told, or nothing is missing; and a repair gives what was there, as a whole
+/// recording, or says that it holds nothing.
+#[test]
+fn every_truncation_is_told_and_repaired() {
+    let folder = in_memory();
+    let path = write(folder.path(), LOG);
+    let whole = std::fs::read(&path).unwrap();
+    let all = events(&mut Reader::open(&path).unwrap(), 0);
+    let complete = log();
+    let mut longest = 0;
+    for cut in 0..whole.len() {
+        let broken = folder.path().join("b.tdm.incomplete");
+        std::fs::write(&broken, &whole[..cut]).unwrap();
+        let opened = Reader::open(&broken);
+        match (&opened, repair(&broken, None)) {
+            (Err(Error::NotRecording(_)), Err(repair::Error::Read(Error::NotRecording(_)))) => {
+                assert_eq!(cut, 0)
+            }
+            (Err(Error::Truncated(..)), Err(_)) => assert_eq!(longest, 0, "cut at {cut}"),
+            (Err(Error::Truncated(..)), Ok(Found::Part { path, ending, .. })) => {
+                let mut reader = Reader::open(&path).unwrap();
+                let held = events(&mut reader, 0);
+                longest = held.len();
+                let whole_log = read_log(&mut reader) == complete;
+                assert_eq!(ending.cut, !whole_log, "cut at {cut}");
+                if ending.cut {
+                    assert_eq!(held[..held.len() - 2], all[..held.len() - 2]);
+                    assert_eq!(held[held.len() - 2].1, "shutdown");
+                }
+                let proof = ending.proof.unwrap();
+                assert!(proof == Proof::START || proof.position <= ending.icount, "{ending:?}");
+                assert!(!broken.exists());
+                std::fs::remove_file(path).unwrap();
+            }
+            (Ok(_), Ok(Found::Whole { path })) => {
+                assert!(!broken.exists());
+                std::fs::remove_file(path).unwrap();
+            }
+            (opened, repaired) => panic!("cut at {cut}: {opened:?}, {repaired:?}"),
+        }
+        let _ = std::fs::remove_file(broken);
+    }
+    assert!(longest > 10);
+}
+
+/// The repaired file has everything up to the damage, and the damaged one stays.
+#[test]
+fn a_damaged_recording_is_repaired_up_to_the_damage() {
+    let folder = in_memory();
+    let path = write(folder.path(), LOG);
+    let whole = std::fs::read(&path).unwrap();
+    for at in 10..whole.len() {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x20;
+        std::fs::write(&path, &bytes).unwrap();
+        match repair(&path, None) {
+            Ok(Found::Whole { .. }) => {
+                // In what nobody reads while the index is there, or in the index itself.
+                assert_eq!(read_log(&mut Reader::open(&path).unwrap()), log(), "damaged at {at}");
+            }
+            Ok(Found::Part { path: made, removed, .. }) => {
+                assert!(!removed || !path.exists());
+                let mut reader = Reader::open(&made).unwrap();
+                let events = events(&mut reader, 0);
+                assert_eq!(events.last().unwrap().1, "end", "damaged at {at}");
+                std::fs::remove_file(made).unwrap();
+            }
+            Err(error) => {
+                let line = error.to_string();
+                assert!(!line.contains('\n') && line.contains("r.tdm"), "{line}");
+            }
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), bytes, "damaged at {at}: the damaged file stays");
+    }
 }
 
 #[test]
-fn every_truncation_is_told() {
+fn what_is_being_recorded_is_not_repaired() {
     let folder = TempDir::new().unwrap();
-    let path = write(folder.path(), 0x00e0_200c);
-    let whole = std::fs::read(&path).unwrap();
-    for cut in 0..whole.len() {
-        std::fs::write(&path, &whole[..cut]).unwrap();
-        match Reader::open(&path) {
-            Err(Error::Truncated(..)) => assert!(cut > 0),
-            Err(Error::NotRecording(_)) => assert_eq!(cut, 0),
-            other => panic!("cut at {cut}: {other:?}"),
-        }
-    }
+    let writer = write_unfinished(&folder.path().join("r.tdm"), LOG);
+    let busy = repair(writer.incomplete(), None);
+    assert!(matches!(busy, Err(repair::Error::Busy(_))), "{busy:?}");
+    let left = writer.incomplete().to_owned();
+    drop(writer);
+    assert!(matches!(repair(&left, None), Ok(Found::Part { .. })));
 }
 
 #[test]
@@ -95,29 +193,23 @@ fn another_version_and_another_log_are_told() {
     assert!(error.contains("version 9") && error.contains(&format!("version {VERSION}")), "{error}");
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
-
-    /// Every changed byte is noticed: in a header by its limits, in a content by its checksum.
-    #[test]
-    fn a_damaged_recording_is_told_or_means_the_same(at in any::<prop::sample::Index>(),
-                                                     with in prop::collection::vec(any::<u8>(), 1..12)) {
-        let folder = TempDir::new().unwrap();
-        let path = write(folder.path(), 0x00e0_200c);
-        let mut bytes = std::fs::read(&path).unwrap();
-        let at = at.index(bytes.len());
-        let end = (at + with.len()).min(bytes.len());
-        bytes.splice(at..end, with);
-        std::fs::write(&path, bytes).unwrap();
-        if let Ok(mut reader) = Reader::open(&path) {
-            let mut log = Vec::new();
-            let read = (reader.witness(), reader.console(), reader.copy_log(&mut log).map(|()| log));
-            if let (Ok(witness), Ok(console), Ok(log)) = read {
-                prop_assert_eq!(&reader.manifest, &manifest(0x00e0_200c));
-                prop_assert_eq!(witness, [7, 8]);
-                prop_assert_eq!(console, b"hello\n");
-                prop_assert_eq!(&log[12..], b"first second");
-            }
-        }
-    }
+/// A limit on the size ends a recording in order.
+#[test]
+fn what_does_not_fit_is_told_and_the_ending_still_fits() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("small.tdm");
+    let most = 1 << 20;
+    let mut writer = Writer::create(&path, Some(most)).unwrap();
+    sample::begin(&mut writer, LOG);
+    let noise: Vec<u8> =
+        (0..100_000_u64).flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect();
+    let full =
+        (0..).find_map(|first| writer.append(recorder::format::Kind::Piece, first, &noise[..50_000]).err());
+    let told = full.unwrap().to_string();
+    assert!(told.contains("small.tdm") && told.contains("--max-size"), "{told}");
+    writer.end(&ending(), 0).unwrap();
+    let bytes = writer.finish().unwrap();
+    assert!(bytes <= most && bytes > most / 2, "{bytes}");
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), bytes);
+    Reader::open(Path::new(&path)).unwrap();
 }
