@@ -42,8 +42,7 @@ pub struct Arguments {
     /// End the guest after so long (90, 90s, 5m, 2h), with exit code 2
     #[arg(long, value_name = "TIME", value_parser = duration)]
     timeout: Option<Duration>,
-    /// End a guest that has done nothing for so long: no instruction, no event, no byte of console; with exit code 2.
-    /// 0: never
+    /// End a guest that has done nothing for so long: no instruction, no byte of console; with exit code 2. 0: never
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "60s")]
     no_progress: Duration,
     /// End the recording before its file is larger than this (64M, 2G), with exit code 2

@@ -354,7 +354,7 @@ fn host_socket(arguments: &[*const c_char]) -> Result<UnixStream, String> {
     Err("no fd=N: the probe is loaded by tandem, not by hand".to_owned())
 }
 
-/// How often QEMU's buffered output is pushed out.
+/// How often QEMU's buffered output is pushed out; at the start more often.
 const FLUSH: Duration = Duration::from_millis(200);
 
 /// QEMU writes its replay log through stdio, which keeps up to a page of it: of a guest that does little, minutes,
@@ -368,8 +368,10 @@ fn flush_from_now_on() {
             libc::sigfillset(&raw mut all);
             libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut());
         }
+        let mut pause = Duration::from_millis(20);
         loop {
-            std::thread::sleep(FLUSH);
+            std::thread::sleep(pause);
+            pause = FLUSH.min(2 * pause);
             // SAFETY: flushes all output streams, each under its own lock; may be called from any thread.
             unsafe { libc::fflush(std::ptr::null_mut()) };
         }

@@ -22,10 +22,6 @@ pub enum Error {
     Write(#[from] writer::Error),
     #[error("`{0}` is being recorded right now; end that first")]
     Busy(PathBuf),
-    #[error(
-        "`{0}` holds no event of the guest's: its recorder died before the first was written, and there is nothing to replay"
-    )]
-    Empty(PathBuf),
     #[error("`{0}`: {1}")]
     Io(PathBuf, io::Error),
 }
@@ -83,9 +79,6 @@ pub fn repair(path: &Path, output: Option<&Path>) -> Result<Found, Error> {
         }
     }
     let salvage = salvage(&mut frames)?;
-    if salvage.totals.events == 0 {
-        return Err(Error::Empty(path.to_owned()));
-    }
     let output = output.map(Path::to_owned).or_else(|| named.clone());
     let output = output.unwrap_or_else(|| path.with_extension("repaired.tdm"));
     let mut writer = Writer::create_as(&output, repairing(&output), None)?;

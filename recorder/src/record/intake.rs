@@ -45,6 +45,8 @@ struct Intake {
     compaction: Option<Compaction>,
     columns: Builder,
     flushed: Instant,
+    /// How long events may wait now: at the start less than [`FLUSH`], so that soon there is something.
+    pause: Duration,
 }
 
 /// Reads until QEMU closes `log`, and tells of each frame and of the end.
@@ -62,6 +64,7 @@ pub(super) fn read_log(
         compaction: compact.then(Compaction::default),
         columns: Builder::new(0),
         flushed: Instant::now(),
+        pause: Duration::from_millis(30),
     };
     let mut end = intake.read(&mut log);
     if let Err(error) = intake.flush() {
@@ -74,7 +77,7 @@ impl Intake {
     fn read(&mut self, log: &mut PipeReader) -> Result<(), String> {
         let mut buffer = vec![0; 64 << 10];
         loop {
-            let due = FLUSH.saturating_sub(self.flushed.elapsed());
+            let due = self.pause.saturating_sub(self.flushed.elapsed());
             let timeout = PollTimeout::try_from(due).unwrap_or(PollTimeout::ZERO);
             let ready = poll(&mut [PollFd::new(log.as_fd(), PollFlags::POLLIN)], timeout);
             if ready.is_ok_and(|ready| ready > 0) {
@@ -85,7 +88,7 @@ impl Intake {
                     Err(error) => return Err(format!("QEMU's replay log can't be read: {error}")),
                 }
             }
-            if self.flushed.elapsed() >= FLUSH || self.columns.size() >= FRAME {
+            if self.flushed.elapsed() >= self.pause || self.columns.size() >= FRAME {
                 self.flush().map_err(|error| error.to_string())?;
             }
         }
@@ -115,6 +118,7 @@ impl Intake {
         if self.columns.is_empty() {
             return Ok(());
         }
+        self.pause = FLUSH.min(2 * self.pause);
         let (first, content) = self.columns.finish();
         let frame = Frame::new(Kind::Events, first, &content)?;
         // Where nobody else holds the count, nobody writes any more.

@@ -110,6 +110,27 @@ pub fn record(request: Request, show: &mut Show) -> Result<Recorded, Error> {
     let folder = std::env::current_dir()?;
     let files = GuestFile::all(&parsed, &folder).map_err(|(path, error)| Error::GuestFile(path, error))?;
     let mut writer = Writer::create(request.output, request.limits.size)?;
+    let version = Version::E0200c;
+    let manifest = Manifest {
+        tandem: env!("CARGO_PKG_VERSION").to_owned(),
+        build: request.build.clone(),
+        target: request.build.target(),
+        arguments: request.arguments.to_vec(),
+        folder: folder.clone(),
+        line: line.clone(),
+        time: request.time,
+        log: version.word(),
+        files,
+        began: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+        witness: request.probe.map(|_| CHUNK),
+        compacted: request.compact,
+    };
+    // Before QEMU is started: from then on a recorder that dies leaves a recording.
+    let manifest = serde_json::to_vec(&manifest).map_err(Error::from);
+    if let Err(error) = manifest.and_then(|manifest| Ok(writer.append(Kind::Manifest, 0, &manifest)?)) {
+        writer.abandon();
+        return Err(error);
+    }
     let (tell, come) = channel();
     let told = tell.clone();
     let plan = Plan {
@@ -128,27 +149,6 @@ pub fn record(request: Request, show: &mut Show) -> Result<Recorded, Error> {
         }
     };
     drop(log_end);
-    let version = Version::E0200c;
-    let manifest = Manifest {
-        tandem: env!("CARGO_PKG_VERSION").to_owned(),
-        build: request.build.clone(),
-        target: if run.target.is_empty() { request.build.target() } else { run.target.clone() },
-        arguments: request.arguments.to_vec(),
-        folder,
-        line,
-        time: request.time,
-        log: version.word(),
-        files,
-        began: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
-        witness: request.probe.map(|_| CHUNK),
-        compacted: request.compact,
-    };
-    let manifest = serde_json::to_vec(&manifest).map_err(Error::from);
-    if let Err(error) = manifest.and_then(|manifest| Ok(writer.append(Kind::Manifest, 0, &manifest)?)) {
-        run.kill();
-        writer.abandon();
-        return Err(error);
-    }
     let waiting = Arc::new(AtomicUsize::new(0));
     let (taken, intake_tells) = (Arc::clone(&waiting), tell.clone());
     std::thread::spawn(move || intake::read_log(log, version, request.compact, intake_tells, taken));

@@ -42,6 +42,8 @@ pub(super) struct Session {
     console: console::Builder,
     console_bytes: u64,
     flushed: Instant,
+    /// How long they may wait now: at the start less than [`FLUSH`].
+    pause: Duration,
     /// Chunks so far, and the digests at the ends of the last ones.
     chunks: u64,
     recent: VecDeque<u64>,
@@ -82,6 +84,7 @@ impl Session {
             console: console::Builder::default(),
             console_bytes: 0,
             flushed: Instant::now(),
+            pause: Duration::from_millis(30),
             chunks: 0,
             recent: VecDeque::new(),
             end: None,
@@ -95,11 +98,9 @@ impl Session {
     }
 
     fn progress(&self) -> Progress {
-        let Totals { icount, events, .. } = self.taken.totals;
         Progress {
             chunks: self.chunks,
-            instructions: (self.chunks * CHUNK).max(icount),
-            events,
+            instructions: (self.chunks * CHUNK).max(self.taken.totals.icount),
             console: self.console_bytes,
         }
     }
@@ -118,7 +119,8 @@ impl Session {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.keep_limits(interrupts.load(Ordering::Relaxed));
-            if self.flushed.elapsed() >= FLUSH {
+            if self.flushed.elapsed() >= self.pause {
+                self.pause = FLUSH.min(2 * self.pause);
                 self.flush();
             }
             (show.progress)(self.progress().instructions, self.writer.written());
