@@ -165,7 +165,7 @@ fn a_second_ctrl_c_ends_it_at_once() {
 #[test]
 fn after_a_script_was_typed() {
     let place = Place::new();
-    let script = "# A shell instead of the init; it asks for the cursor's place before it reads.\nwait # \\e[6n\nsend echo tandem was h\\x65re; poweroff -f\\n\n";
+    let script = "# A shell instead of the init; it asks for the cursor's place before it reads.\nwait # \\e[6n\nsend echo tandem was h\\x65re; /bin/busybox poweroff -f\\n\n";
     std::fs::write(place.path("script"), script).unwrap();
     let shell = |word: String| {
         if word == "console=ttyS0" { "console=ttyS0 rdinit=/bin/busybox -- sh".to_owned() } else { word }
@@ -179,11 +179,11 @@ fn after_a_script_was_typed() {
     let events = place.run(&["show", "r.tdm", "--events"]).out;
     assert!(events.contains("char-read device=0 bytes=\"e"), "what was typed is an event");
 
+    place
+        .run(&["record", "-o", "x", "--input", "script", "--", &build(BUILDS[0]), "-serial", "null"])
+        .is_refused_with(&["--input", "-serial stdio"]);
     std::fs::write(place.path("script"), "wait a\nsned b").unwrap();
     place
         .run(&["record", "-o", "x", "--input", "script", "--", &build(BUILDS[0]), "-serial", "stdio"])
         .is_refused_with(&["`script`", "line 2", "`sned`"]);
-    place
-        .run(&["record", "-o", "x", "--input", "script", "--", &build(BUILDS[0]), "-serial", "null"])
-        .is_refused_with(&["--input", "-serial stdio"]);
 }

@@ -223,7 +223,7 @@ impl Run {
         }
     }
 
-    /// Types `bytes` into QEMU's standard input, as fast as the guest takes them.
+    /// Types `bytes` into QEMU's standard input, at a pace that a guest can follow.
     pub fn type_in(&self, bytes: Vec<u8>) {
         if let Some(typing) = &self.typing {
             let _ = typing.send(bytes);
@@ -302,15 +302,20 @@ pub fn describe(status: ExitStatus) -> String {
     }
 }
 
+/// How fast is typed. While it records, QEMU asks a serial port for room before it queues what came and not when it
+/// hands that over, so that what comes faster than the guest reads is lost (replay/replay-char.c, 7.2 and 10.0).
+const BETWEEN_KEYS: Duration = Duration::from_millis(8);
+
 /// Passes on what is typed, on a thread of its own: a guest that reads nothing holds nobody up. The thread ends when
 /// QEMU does or nothing more can be typed.
 fn type_in(mut to: ChildStdin) -> Sender<Vec<u8>> {
     let (typing, typed) = channel::<Vec<u8>>();
     std::thread::spawn(move || {
-        for bytes in typed {
-            if to.write_all(&bytes).is_err() {
+        for byte in typed.iter().flatten() {
+            if to.write_all(&[byte]).is_err() {
                 return;
             }
+            std::thread::sleep(BETWEEN_KEYS);
         }
     });
     typing
