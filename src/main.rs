@@ -5,6 +5,7 @@
 mod corpus;
 mod interrupt;
 mod lockstep;
+mod pack;
 mod progress;
 mod record;
 mod repair;
@@ -33,6 +34,8 @@ enum Command {
     Replay(replay::Arguments),
     Repair(repair::Arguments),
     Show(show::Arguments),
+    Pack(pack::Arguments),
+    Unpack(pack::UnpackArguments),
     Lockstep(lockstep::Arguments),
     Corpus(corpus::Arguments),
 }
@@ -65,6 +68,8 @@ fn main() -> ExitCode {
         Command::Replay(arguments) => replay::run(&arguments),
         Command::Repair(arguments) => repair::run(&arguments),
         Command::Show(arguments) => show::run(&arguments),
+        Command::Pack(arguments) => pack::run(&arguments),
+        Command::Unpack(arguments) => pack::run_unpack(&arguments),
         Command::Lockstep(arguments) => lockstep::run(&arguments),
         Command::Corpus(arguments) => corpus::run(&arguments),
     };

@@ -23,6 +23,9 @@ pub struct Arguments {
     /// Replay on this QEMU instead of the one that recorded
     #[arg(long, value_name = "QEMU")]
     build: Option<PathBuf>,
+    /// The folder into which `tandem unpack` has put the guest's files
+    #[arg(long, value_name = "FOLDER")]
+    files: Option<PathBuf>,
 }
 
 pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
@@ -43,7 +46,8 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let total = recording.ending.instructions();
     let cut = recording.ending.cut.then_some(recording.ending.icount);
     let progress = RefCell::new(Progress::new("replaying"));
-    let request = Request { build: &build, probe: &probe, interrupts: &INTERRUPTS };
+    let request =
+        Request { build: &build, probe: &probe, files: arguments.files.as_deref(), interrupts: &INTERRUPTS };
     let verdict = verify(
         &mut recording,
         &request,

@@ -86,7 +86,7 @@ impl Drive {
         let given = request.arguments.map(<[String]>::to_vec);
         let (base, folder, source, least, recorded) = match request.recording.as_deref_mut() {
             Some(recording) => {
-                let source = Source::unpack(recording, given.as_deref())?;
+                let source = Source::unpack(recording, given.as_deref(), None)?;
                 let recorded = recording.manifest.arguments.clone();
                 (
                     source.line.clone(),

@@ -4,7 +4,23 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
+use sha2::Sha256;
+
+/// A SHA-256 that is being made.
+#[derive(Debug, Default)]
+pub struct Digest(Sha256);
+
+impl Digest {
+    pub fn add(&mut self, bytes: &[u8]) {
+        sha2::Digest::update(&mut self.0, bytes);
+    }
+
+    /// 64 hexadecimal digits.
+    #[must_use]
+    pub fn hex(self) -> String {
+        sha2::Digest::finalize(self.0).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
 
 /// SHA-256 of the file at `path`, 64 hexadecimal digits.
 ///
@@ -12,13 +28,12 @@ use sha2::{Digest, Sha256};
 /// Where the file can't be read.
 pub fn sha256(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
-    let mut hasher = Sha256::new();
+    let mut digest = Digest::default();
     let mut buffer = vec![0; 1 << 20];
     loop {
         match file.read(&mut buffer)? {
-            0 => break,
-            n => hasher.update(&buffer[..n]),
+            0 => return Ok(digest.hex()),
+            n => digest.add(&buffer[..n]),
         }
     }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -85,7 +85,9 @@ impl Ending {
 /// A guest's file that is not what it was.
 #[derive(Debug, thiserror::Error)]
 pub enum Changed {
-    #[error("`{0}`, which the recording was made with, can't be read ({1}); put it back where it was")]
+    #[error(
+        "`{0}`, which the recording was made with, can't be read ({1}); put it back where it was, or say in --files where `tandem unpack` has put it"
+    )]
     Unreadable(PathBuf, std::io::Error),
     #[error("`{path}` has changed since the recording was made (SHA-256 {now}, it was {then}); put the old file back, or record again", now = &now[..12], then = &then[..12])]
     Different { path: PathBuf, then: String, now: String },
@@ -110,11 +112,19 @@ impl GuestFile {
     /// # Errors
     /// Where it isn't.
     pub fn check(&self) -> Result<(), Changed> {
-        let now = sha256(&self.path).map_err(|error| Changed::Unreadable(self.path.clone(), error))?;
+        self.check_at(&self.path)
+    }
+
+    /// Whether the file at `path` is what this one was.
+    ///
+    /// # Errors
+    /// Where it isn't.
+    pub fn check_at(&self, path: &Path) -> Result<(), Changed> {
+        let now = sha256(path).map_err(|error| Changed::Unreadable(path.to_owned(), error))?;
         if now == self.sha256 {
             Ok(())
         } else {
-            Err(Changed::Different { path: self.path.clone(), then: self.sha256.clone(), now })
+            Err(Changed::Different { path: path.to_owned(), then: self.sha256.clone(), now })
         }
     }
 }

@@ -71,6 +71,18 @@ impl Writer {
         if path.exists() {
             return Err(Error::Exists(path.to_owned()));
         }
+        Writer::begin(path, incomplete, most)
+    }
+
+    /// Begins what will take the place of the recording `path`, and is `incomplete` until then.
+    ///
+    /// # Errors
+    /// Where `incomplete` exists or can't be written.
+    pub fn create_beside(path: &Path, incomplete: PathBuf) -> Result<Self, Error> {
+        Writer::begin(path, incomplete, None)
+    }
+
+    fn begin(path: &Path, incomplete: PathBuf, most: Option<u64>) -> Result<Self, Error> {
         let write = |error| Error::Write(path.to_owned(), error);
         let file = match OpenOptions::new().write(true).create_new(true).open(&incomplete) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -228,11 +240,8 @@ impl Writer {
         let _ = std::fs::remove_file(&self.incomplete);
     }
 
-    /// Writes the index and gives the recording its name; all its frames have been written. Gives back its bytes.
-    ///
-    /// # Errors
-    /// Where that fails; the incomplete file is left then.
-    pub fn finish(mut self) -> Result<u64, Error> {
+    /// Writes the index; all frames have been written, and all is on the disk then.
+    fn seal(&mut self) -> Result<(), Error> {
         let at = self.written;
         let content = index::encode(&self.frames);
         // Of more than a million frames or so there is none; a reader then goes from frame to frame.
@@ -243,17 +252,34 @@ impl Writer {
             self.put(&footer)?;
         }
         // The room that was kept and not needed goes back.
-        let done = self.file.set_len(self.written).and_then(|()| self.file.sync_all()).and_then(|()| {
-            // `hard_link` fails where the name was taken meanwhile; a rename would replace that file.
-            match std::fs::hard_link(&self.incomplete, &self.path) {
-                Ok(()) => std::fs::remove_file(&self.incomplete),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
-                // A file system without hard links.
-                Err(_) => std::fs::rename(&self.incomplete, &self.path),
-            }
-        });
-        done.map_err(|error| Error::Write(self.path, error))?;
+        let done = self.file.set_len(self.written).and_then(|()| self.file.sync_all());
+        done.map_err(|error| Error::Write(self.incomplete.clone(), error))
+    }
+
+    /// Writes the index and gives the recording its name. Gives back its bytes.
+    ///
+    /// # Errors
+    /// Where that fails; the incomplete file is left then.
+    pub fn finish(mut self) -> Result<u64, Error> {
+        self.seal()?;
+        // `hard_link` fails where the name was taken meanwhile; a rename would replace that file.
+        let named = match std::fs::hard_link(&self.incomplete, &self.path) {
+            Ok(()) => std::fs::remove_file(&self.incomplete),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
+            // A file system without hard links.
+            Err(_) => std::fs::rename(&self.incomplete, &self.path),
+        };
+        named.map_err(|error| Error::Write(self.path, error))?;
         Ok(self.written)
+    }
+
+    /// Writes the index and takes the place of the recording that was there.
+    ///
+    /// # Errors
+    /// Where that fails; the one that was there is as it was then.
+    pub fn finish_over(mut self) -> Result<(), Error> {
+        self.seal()?;
+        std::fs::rename(&self.incomplete, &self.path).map_err(|error| Error::Write(self.path, error))
     }
 }
 

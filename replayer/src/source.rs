@@ -4,10 +4,11 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use qemu::arguments::{Arguments, Refusal};
 use recorder::manifest::Changed;
+use recorder::pack::{self, unpacked};
 use recorder::reader::{self, Reader};
 
 #[derive(Debug, thiserror::Error)]
@@ -37,20 +38,37 @@ pub struct Source {
 }
 
 impl Source {
-    /// Unpacks the log and checks the guest's files. `arguments` replace the recorded ones, where given.
+    /// Unpacks the log and checks the guest's files. `arguments` replace the recorded ones, where given; `files` is
+    /// the folder into which the guest's files were unpacked, where they were.
     ///
     /// # Errors
     /// Where a file has changed, the recording is damaged, or the log can't be written.
-    pub fn unpack(recording: &mut Reader, arguments: Option<&[String]>) -> Result<Self, Error> {
+    pub fn unpack(
+        recording: &mut Reader,
+        arguments: Option<&[String]>,
+        files: Option<&Path>,
+    ) -> Result<Self, Error> {
         let manifest = &recording.manifest;
-        let folder = if arguments.is_some() { std::env::current_dir()? } else { manifest.folder.clone() };
+        let moved = files.map(std::path::absolute).transpose()?;
+        let folder = match &moved {
+            _ if arguments.is_some() => std::env::current_dir()?,
+            Some(files) => unpacked(files, &manifest.folder),
+            None => manifest.folder.clone(),
+        };
         if !folder.is_dir() {
             return Err(Error::NoFolder(folder));
         }
         for file in &manifest.files {
-            file.check()?;
+            match &moved {
+                Some(files) => file.check_at(&unpacked(files, &file.path))?,
+                None => file.check()?,
+            }
         }
-        let parsed = Arguments::parse(arguments.unwrap_or(&manifest.arguments));
+        let given = arguments.unwrap_or(&manifest.arguments);
+        let parsed = match &moved {
+            Some(files) => Arguments::parse(&pack::moved(given, &manifest.files, files)),
+            None => Arguments::parse(given),
+        };
         let time = manifest.time;
         let mut log = BufWriter::new(tempfile::tempfile()?);
         recording.copy_log(&mut log)?;

@@ -56,6 +56,8 @@ pub enum Verdict {
 pub struct Request<'a> {
     pub build: &'a Build,
     pub probe: &'a Path,
+    /// The folder into which the guest's files were unpacked, where they were.
+    pub files: Option<&'a Path>,
     pub interrupts: &'a AtomicU32,
 }
 
@@ -70,7 +72,7 @@ pub fn verify(
     console: &mut dyn FnMut(&[u8]),
     progress: &mut dyn FnMut(u64),
 ) -> Result<Verdict, Error> {
-    let source = Source::unpack(recording, None)?;
+    let source = Source::unpack(recording, None, request.files)?;
     let proof = recording.ending.proof;
     let proven = proof.unwrap_or(Proof::START);
     let least = recording.ending.instructions();
