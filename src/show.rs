@@ -2,12 +2,13 @@
 
 use std::io::{BufWriter, StdoutLock, Write, stdout};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ::lockstep::report::grouped;
 use ::recorder::account::{Account, Field, Stamps, fields};
 use ::recorder::format::Kind;
 use ::recorder::log::event::Event;
+use ::recorder::manifest::GuestFile;
 use ::recorder::reader::Reader;
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
@@ -213,7 +214,8 @@ fn summary(recording: &mut Reader, json: bool, out: &mut Out) -> Result<(), Fail
         });
         return written(writeln!(out, "{page}"));
     }
-    let mut line = |name: &str, text: String| written(writeln!(out, "{name:<14}{text}"));
+    // Text from the recording may come from a stranger.
+    let mut line = |name: &str, text: String| written(writeln!(out, "{name:<14}{}", shown(&text)));
     line(
         "recorded",
         format!("{} by tandem {}, in {} time", when(manifest.began), manifest.tandem, manifest.time),
@@ -224,9 +226,18 @@ fn summary(recording: &mut Reader, json: bool, out: &mut Out) -> Result<(), Fail
     )?;
     line("command line", quoted(&manifest.arguments))?;
     line("in", manifest.folder.display().to_string())?;
-    for file in &manifest.files {
-        let sha256 = file.sha256.get(..12).unwrap_or(&file.sha256);
-        line("file", format!("{} ({} bytes, SHA-256 {sha256})", file.path.display(), grouped(file.bytes)))?;
+    for (folder, files) in by_folder(&manifest.files) {
+        match files[..] {
+            [file] => {
+                let sha256 = file.sha256.get(..12).unwrap_or(&file.sha256);
+                let path = file.path.display();
+                line("file", format!("{path} ({} bytes, SHA-256 {sha256})", grouped(file.bytes)))?;
+            }
+            _ => {
+                let bytes = files.iter().map(|file| file.bytes).fold(0, u64::saturating_add);
+                line("files", format!("{} in {} ({} bytes)", files.len(), folder.display(), grouped(bytes)))?;
+            }
+        }
     }
     line("ended by", ending.cause.clone())?;
     if ending.cut {
@@ -283,6 +294,23 @@ fn summary(recording: &mut Reader, json: bool, out: &mut Out) -> Result<(), Fail
         line("", format!("{:>12}  {kind}", grouped(count)))?;
     }
     Ok(())
+}
+
+/// The guest's files, those of one folder together where they are more than three.
+fn by_folder(files: &[GuestFile]) -> Vec<(&Path, Vec<&GuestFile>)> {
+    let mut groups: Vec<(&Path, Vec<&GuestFile>)> = Vec::new();
+    for file in files {
+        let folder = file.path.parent().unwrap_or(&file.path);
+        match groups.iter_mut().find(|(group, _)| *group == folder) {
+            Some((_, group)) => group.push(file),
+            None => groups.push((folder, vec![file])),
+        }
+    }
+    let split = |(folder, files): (_, Vec<_>)| match files.len() {
+        0..=3 => files.into_iter().map(|file| (folder, vec![file])).collect(),
+        _ => vec![(folder, files)],
+    };
+    groups.into_iter().flat_map(split).collect()
 }
 
 fn arguments_path(recording: &Reader) -> String {
