@@ -143,7 +143,7 @@ fn logs() -> impl Strategy<Value = Vec<u8>> {
         2 => any::<u64>().prop_map(|id| [&[3][..], &id.to_be_bytes()].concat()),
         2 => any::<u64>().prop_map(|id| [&[8][..], &id.to_be_bytes()].concat()),
         2 => prop::collection::vec(any::<u8>(), 0..90).prop_map(|bytes| {
-            [&[9, 1, 0, 0, 0, 0, 0, 0, 0, bytes.len() as u8][..], &bytes].concat()
+            [&[9, 1, 0, 0, 0, 0, 0, 0, 0, u8::try_from(bytes.len()).unwrap()][..], &bytes].concat()
         }),
         4 => prop::sample::select(every_kind()).prop_filter("the end is the end", |bytes| bytes != &[39]),
     ];
