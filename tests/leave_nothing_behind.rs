@@ -67,6 +67,23 @@ fn a_killed_recorder_takes_its_qemu_along() {
     place.run(&["replay", "r.tdm.incomplete"]).is_refused_with(&["truncated", "tandem repair"]);
 }
 
+/// A guest that halts for ever: its QEMU runs nothing that could notice that nobody is there any more.
+#[test]
+fn a_killed_recorder_takes_even_an_idle_qemu_along() {
+    let place = Place::new();
+    let mut rom = vec![0x90; 64 << 10];
+    rom[0xfff0..0xfff2].copy_from_slice(&[0xfa, 0xf4]);
+    std::fs::write(place.path("halt.bin"), rom).unwrap();
+    let line = words(&["-M", "pc-i440fx-7.2", "-m", "16", "-bios", "halt.bin", "-name", "left-idle"]);
+    let start = words(&["record", "-o", "r.tdm", "--", &build(BUILDS[0])]);
+    let mut child = place.start(&[start, line].concat());
+    let began = std::time::Instant::now();
+    wait_until("QEMU runs", || qemus("left-idle").len() == 1 && began.elapsed().as_secs() >= 1);
+    signal(child.id(), Signal::SIGKILL);
+    child.wait().unwrap();
+    nothing_left(&place, "left-idle", &["halt.bin", "r.tdm.incomplete"]);
+}
+
 fn riding(place: &Place, marker: &str) -> Child {
     let q = build(BUILDS[0]);
     let line = [words(&["lockstep", "--a", &q, "--b", &q, "--"]), named(marker)].concat();

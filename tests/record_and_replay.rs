@@ -43,6 +43,49 @@ fn a_guest_that_resets_itself_is_replayed_every_time() {
     }
 }
 
+/// In host time QEMU logs tens of millions of events, of which a replay needs a few.
+#[test]
+fn a_boot_in_host_time_is_compacted_and_replayed_to_the_last_instruction() {
+    for name in BUILDS {
+        let place = Place::new();
+        let line =
+            [words(&["record", "-o", "host.tdm", "--time", "host", "--", &build(name)]), guest("linux")];
+        place.run(&line.concat()).ends_with(0);
+        let replayed = place.run(&["replay", "host.tdm"]);
+        replayed.ends_with(0);
+        assert!(replayed.out.contains("identical: 1,7"), "{}", replayed.out);
+        let shown = place.run(&["show", "host.tdm", "--format", "json"]).json();
+        assert!(shown["ending"]["dropped"].as_u64().unwrap() > 10_000_000, "{shown}");
+        let bytes = shown["bytes"].as_u64().unwrap();
+        assert!(bytes <= 128 << 10, "{name}: {bytes} bytes");
+    }
+}
+
+#[test]
+fn every_event_can_be_kept_and_the_witness_left_out() {
+    let place = Place::new();
+    let q = build(BUILDS[0]);
+    let record = |options: &[&str]| {
+        let line =
+            [words(&["record"]), words(options), words(&["--time", "host", "--", &q]), guest("seabios")];
+        place.run(&line.concat()).ends_with(0);
+    };
+    record(&["-o", "raw.tdm", "--raw"]);
+    let shown = place.run(&["show", "raw.tdm", "--format", "json"]).json();
+    assert_eq!(shown["ending"]["dropped"], 0);
+    let kept: u64 = shown["events"].as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum();
+    assert_eq!(kept, shown["ending"]["events"].as_u64().unwrap());
+    place.run(&["replay", "raw.tdm"]).ends_with(0);
+
+    record(&["-o", "plain.tdm", "--no-witness"]);
+    let replayed = place.run(&["replay", "plain.tdm"]);
+    replayed.ends_with(0);
+    let verdict = replayed.out.lines().last().unwrap();
+    assert!(verdict.starts_with("replayed: ") && verdict.contains("nothing is proven"), "{verdict}");
+    let same = ["lockstep", "--a", &q, "--b", &q, "--recording", "plain.tdm"];
+    place.run(&same).ends_with(0);
+}
+
 #[test]
 fn the_time_policy_can_be_chosen() {
     let place = Place::new();
