@@ -113,7 +113,7 @@ impl Drive {
                 parsed.comparable().map_err(|refusal| Error::Refused(side, refusal))?;
                 base.iter().chain(extra).cloned().collect()
             } else {
-                parsed.deterministic().map_err(|refusal| Error::Refused(side, refusal))?
+                parsed.deterministic().map_err(|refusal| Error::Refused(side, refusal))?.line
             };
         }
         Ok(Drive { lines, folder, source, least, compares_console })

@@ -74,7 +74,7 @@ impl Source {
         recording.copy_log(&mut log)?;
         log.flush()?;
         let log = log.into_inner().map_err(io::IntoInnerError::into_error)?;
-        let line = parsed.replayed(time, "replay", &format!("/proc/self/fd/{}", log.as_raw_fd()))?;
+        let line = parsed.replayed(time, &format!("/proc/self/fd/{}", log.as_raw_fd()))?.line;
         Ok(Source { log, folder, line })
     }
 

@@ -106,7 +106,7 @@ pub fn record(request: Request, show: &mut Show) -> Result<Recorded, Error> {
     let (log, log_end) = io::pipe()?;
     // Fewer stalls of QEMU while a frame is compressed; the kernel may grant less.
     let _ = nix::fcntl::fcntl(&log, nix::fcntl::FcntlArg::F_SETPIPE_SZ(1 << 20));
-    let line = parsed.replayed(request.time, "record", &format!("/proc/self/fd/{}", log_end.as_raw_fd()))?;
+    let line = parsed.recorded(request.time, &format!("/proc/self/fd/{}", log_end.as_raw_fd()))?.line;
     let folder = std::env::current_dir()?;
     let files = GuestFile::all(&parsed, &folder).map_err(|(path, error)| Error::GuestFile(path, error))?;
     let mut writer = Writer::create(request.output, request.limits.size)?;
