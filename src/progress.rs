@@ -1,6 +1,7 @@
 //! The line that says how far things are, on a terminal's standard error; and the guest's console on standard
 //! output beside it.
 
+use std::cell::Cell;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,8 @@ use ::lockstep::report::grouped;
 use indicatif::{ProgressBar, ProgressStyle};
 
 pub struct Progress {
+    /// Whether the guest's console stands in the middle of a line.
+    within_line: Cell<bool>,
     bar: ProgressBar,
     began: Instant,
     shown: Instant,
@@ -19,7 +22,7 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix}: {msg}") {
             bar.set_style(style);
         }
-        Progress { bar, began: Instant::now(), shown: Instant::now() }
+        Progress { within_line: Cell::new(false), bar, began: Instant::now(), shown: Instant::now() }
     }
 
     /// Shows `instructions` and their rate, a few times a second; `more` says what else there is to say.
@@ -36,6 +39,9 @@ impl Progress {
 
     /// Passes on what the guest wrote. Nobody may be reading, which is no reason to stop.
     pub fn console(&self, bytes: &[u8]) {
+        if let Some(&last) = bytes.last() {
+            self.within_line.set(last != b'\n');
+        }
         self.bar.suspend(|| {
             let mut out = std::io::stdout().lock();
             let _ = out.write_all(bytes).and_then(|()| out.flush());
@@ -44,6 +50,14 @@ impl Progress {
 
     pub fn done(&self) {
         self.bar.finish_and_clear();
+    }
+
+    /// The verdict behind the guest's console, on a line of its own.
+    pub fn verdict(&self, text: &str) {
+        if self.within_line.replace(false) {
+            say("");
+        }
+        say(text);
     }
 }
 

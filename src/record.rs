@@ -11,11 +11,11 @@ use ::recorder::record::stop::Limits;
 use ::recorder::record::{Request, Show, record};
 use ::recorder::writer::LEAST;
 use clap::ValueEnum;
-use qemu::arguments::Time;
+use qemu::arguments::{Arranged, Time};
 use qemu::build::Build;
 
 use crate::interrupt::INTERRUPTS;
-use crate::progress::Progress;
+use crate::progress::{Progress, quoted, say};
 use crate::terminal::Terminal;
 use crate::{Failure, Outcome};
 
@@ -27,8 +27,11 @@ use crate::{Failure, Outcome};
 #[derive(clap::Args)]
 pub struct Arguments {
     /// The recording to write
-    #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
+    #[arg(short, long, value_name = "FILE", required_unless_present = "dry_run")]
+    output: Option<PathBuf>,
+    /// Print the command line that QEMU would be started with, and each change with its reason
+    #[arg(long)]
+    dry_run: bool,
     /// What the guest's time follows [default: virtual, or host for a guest with a drive, a network or something
     /// typed into it]
     #[arg(long)]
@@ -97,6 +100,22 @@ fn script(path: &Path) -> Result<Script, Failure> {
     Script::parse(&text).map_err(|malformed| told(malformed.to_string()))
 }
 
+/// Says what of the user's command line is changed, and why.
+fn explain(build: &Build, arranged: &Arranged) {
+    let program = build.path.display().to_string();
+    say(&quoted(&[vec![program], arranged.line.clone()].concat()));
+    for change in &arranged.changes {
+        let is = if change.is.is_empty() { "(left out)".to_owned() } else { quoted(&change.is) };
+        match &change.was {
+            Some(was) => say(&format!("  {was} -> {is}: {}", change.why)),
+            None => say(&format!("  + {is}: {}", change.why)),
+        }
+    }
+    for warning in &arranged.warnings {
+        say(&format!("  warning: {warning}"));
+    }
+}
+
 pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let (name, guest) = arguments.line.split_first().ok_or_else(|| Failure("no QEMU given".to_owned()))?;
     let build = Build::inspect(name.as_ref())?;
@@ -109,7 +128,8 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
             "--input types into a serial port on stdio, and the guest has none; add -serial stdio".to_owned(),
         ));
     }
-    let terminal = if takes_input && script.is_none() { Terminal::take() } else { None };
+    let terminal =
+        if takes_input && script.is_none() && !arguments.dry_run { Terminal::take() } else { None };
     let suits = parsed.time();
     let (time, why) = match arguments.time {
         Some(Policy::Virtual) => (Time::Virtual, "as --time says"),
@@ -119,6 +139,14 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         None if terminal.is_some() => (Time::Host, "the guest takes input from the terminal"),
         None => (suits, "the guest has no drive, network or interactive input"),
     };
+    let arranged = parsed.recorded(time, "LOG")?;
+    let Some(output) = arguments.output.as_deref().filter(|_| !arguments.dry_run) else {
+        explain(&build, &arranged);
+        return Ok(Outcome::Same);
+    };
+    for warning in &arranged.warnings {
+        eprintln!("tandem: warning: {warning}");
+    }
     eprintln!("tandem: recording on QEMU {}, in {time} time: {why}", build.version);
     let progress = RefCell::new(Progress::new("recording"));
     let request = Request {
@@ -126,7 +154,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         probe: probe.as_deref(),
         arguments: guest,
         time,
-        output: &arguments.output,
+        output,
         compact: !arguments.raw,
         limits: Limits {
             until: arguments.until.clone(),
@@ -164,7 +192,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         grouped(ending.events),
         grouped(recorded.bytes),
     );
-    let output = arguments.output.display();
+    let output = output.display();
     match recorded.trouble {
         Some(why) => Err(Failure(format!("{why}; what was recorded is kept in `{output}`: {kept}"))),
         None => {

@@ -9,7 +9,7 @@ use qemu::build::Build;
 use replayer::verify::{Request, Verdict, verify};
 
 use crate::interrupt::INTERRUPTS;
-use crate::progress::{Progress, say};
+use crate::progress::Progress;
 use crate::{Failure, Outcome};
 
 /// Replay a recording and prove that it is the same run.
@@ -62,18 +62,20 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
             let on = cut.map_or_else(String::new, |icount| {
                 format!("; replayed on to icount {}, where the recording was cut off", grouped(icount))
             });
-            say(&format!("identical: {} instructions, {chunks} chunks{on}", grouped(instructions)));
+            progress
+                .borrow()
+                .verdict(&format!("identical: {} instructions, {chunks} chunks{on}", grouped(instructions)));
             Ok(Outcome::Same)
         }
         Verdict::Unproven { instructions } => {
-            say(&format!(
+            progress.borrow().verdict(&format!(
                 "replayed: {} instructions to the recording's end; recorded without a witness, so nothing is proven",
                 grouped(instructions)
             ));
             Ok(Outcome::Same)
         }
         Verdict::Different { chunk, from, to } => {
-            say(&format!(
+            progress.borrow().verdict(&format!(
                 "different: chunk {chunk}, instructions {} to {}; everything before is identical",
                 grouped(from),
                 grouped(to)
@@ -81,11 +83,13 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
             Ok(Outcome::Different)
         }
         Verdict::OtherConsole { line } => {
-            say(&format!("different: the same instructions, but another console, from line {line} on"));
+            progress.borrow().verdict(&format!(
+                "different: the same instructions, but another console, from line {line} on"
+            ));
             Ok(Outcome::Different)
         }
         Verdict::EndedEarly { at, instructions } => {
-            say(&format!(
+            progress.borrow().verdict(&format!(
                 "different: the replay ended after {} of {} instructions, identical up to the last full chunk",
                 grouped(at),
                 grouped(instructions)

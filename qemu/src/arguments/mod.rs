@@ -69,8 +69,11 @@ impl Instead {
     }
 }
 
+/// What takes the place of the option that stands at a place of the line, where it must be another.
+type Know = fn(&Arguments, usize, Mode) -> Option<Instead>;
+
 /// Those who know what an option becomes; the first that does is right.
-const KNOWING: &[fn(&Arguments, usize, Mode) -> Option<Instead>] = &[
+const KNOWING: &[Know] = &[
     drives::instead,
     nodes::instead,
     networks::instead,
