@@ -125,6 +125,11 @@ impl Arguments {
     }
 }
 
+/// Whether the option puts an image where the machine has its IDE disks.
+pub(super) fn is_ide(item: &Item) -> bool {
+    drive(item).is_some_and(|fields| has_image(&fields) && matches!(fields.get("if"), None | Some("ide")))
+}
+
 /// Whether nothing can be written to it.
 fn is_read_only(fields: &Fields) -> bool {
     fields.is_on("readonly") || fields.is_on("read-only") || fields.get("media") == Some("cdrom")

@@ -137,6 +137,7 @@ impl Arguments {
             networks::refuse(item)?;
             serials::refuse(self, item)?;
         }
+        devices::refuse_on_q35(self)?;
         if let (Time::Virtual, Some(item)) = (time, time::outside(self)) {
             return Err(Refusal::Starves(item.shown()));
         }
@@ -190,11 +191,13 @@ impl Arguments {
         if !self.has(&["netdev", "nic", "net"]) {
             add(["-nic", "none"], "leaves out the network card that QEMU adds by itself");
         }
+        added.extend(networks::added(self));
         added.extend(time::added(self, time, replay));
         arranged.line.extend(added.iter().flat_map(|change| change.is.iter().cloned()));
         arranged.changes.extend(added);
         if mode == Mode::Record {
             arranged.warnings.extend(effects::warnings(self));
+            arranged.warnings.extend(devices::warnings(self));
         }
         arranged
     }
