@@ -58,8 +58,11 @@ fn a_guest_that_cannot_be_recorded() {
         ("-smp 2", &["-smp 2", "one vCPU"]),
         ("-snapshot", &["-snapshot"]),
         ("-rtc base=localtime", &["localtime"]),
-        ("-nic user", &["-nic user", "filter-replay"]),
-        ("-hda disk.img", &["-hda disk.img", "blkreplay"]),
+        ("-M q35 -hda disk.img", &["-hda disk.img", "AHCI", "if=virtio"]),
+        ("-device nvme,serial=1", &["-device nvme", "virtio-blk-pci"]),
+        ("-netdev tap,id=n,vhost=on", &["vhost=on", "vhost=off"]),
+        ("-virtfs local,path=/tmp,mount_tag=t,security_model=none", &["-virtfs", "disk image"]),
+        ("-hda none.img", &["none.img"]),
     ] {
         let line: Vec<String> = option.split(' ').map(str::to_owned).collect();
         place.record("x", &build(BUILDS[0]), &line).is_refused_with(parts);

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::UdpSocket;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -19,18 +19,7 @@ use recorder::columns::{Builder, Events};
 use recorder::log::decoder::Decoder;
 use recorder::log::{HEADER, Version};
 use serde_json::{Value, json};
-use tandem::{BUILDS, Place, build, wait_until, words};
-
-/// Assembles the boot sector `name`.
-fn boot_sector(place: &Place, name: &str) -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests").join(name);
-    let (object, image) = (place.path("boot.o"), place.path("boot.img"));
-    let assembled = Command::new("as").arg("--32").arg(source).arg("-o").arg(&object).status().unwrap();
-    let mut link = Command::new("ld");
-    link.args(["-m", "elf_i386", "-Ttext", "0x7c00", "--oformat", "binary", "-o"]).arg(&image).arg(object);
-    assert!(assembled.success() && link.status().unwrap().success());
-    image
-}
+use tandem::{BUILDS, Place, boot_sector, build, wait_until, words};
 
 /// A QEMU that dies with the test.
 struct Qemu(Child);

@@ -123,6 +123,17 @@ pub fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.to_owned()).collect()
 }
 
+/// Assembles the boot sector `name` of tests/guests.
+pub fn boot_sector(place: &Place, name: &str) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests").join(name);
+    let (object, image) = (place.path("boot.o"), place.path("boot.img"));
+    let assembled = Command::new("as").arg("--32").arg(source).arg("-o").arg(&object).status().unwrap();
+    let mut link = Command::new("ld");
+    link.args(["-m", "elf_i386", "-Ttext", "0x7c00", "--oformat", "binary", "-o"]).arg(&image).arg(object);
+    assert!(assembled.success() && link.status().unwrap().success());
+    image
+}
+
 /// The process ids whose command line has the word `marker`, `tandem`'s own excepted.
 pub fn qemus(marker: &str) -> Vec<i32> {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
