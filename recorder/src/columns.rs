@@ -1,11 +1,11 @@
-//! The content of a frame of events: a column of kinds, and for each kind a column of its numbers and one of its
-//! payloads. Things that are alike lie together so, which is what zstd needs. FORMAT.md says the same to the byte.
+//! The content of a frame of events: a column of kinds, for each kind a column of its numbers and one of its
+//! payloads, and those of the host's clock ([`host_clock`]). Things that are alike lie together so, which is what zstd needs. FORMAT.md says the same to the byte.
 //!
 //! Kinds are numbered here and not as QEMU numbers them, so that a recording means the same whatever the version
 //! of QEMU's log was.
 
 use crate::log::event::{CAUSES, Cause, Checkpoint, Clock, Event, Input};
-use crate::varint;
+use crate::{host_clock, varint};
 
 /// Kinds of events.
 const KINDS: usize = 34;
@@ -52,6 +52,7 @@ struct Before {
     block: u64,
     host: u64,
     virtual_rt: u64,
+    place: host_clock::Place,
 }
 
 impl Before {
@@ -76,6 +77,7 @@ pub struct Builder {
     kinds: Vec<u8>,
     numbers: [Vec<u8>; KINDS],
     payloads: [Vec<u8>; KINDS],
+    host_clock: [Vec<u8>; host_clock::COLUMNS],
     /// Bytes in all columns.
     size: usize,
 }
@@ -90,6 +92,7 @@ impl Builder {
             kinds: Vec::new(),
             numbers: [const { Vec::new() }; KINDS],
             payloads: [const { Vec::new() }; KINDS],
+            host_clock: [const { Vec::new() }; host_clock::COLUMNS],
             size: 0,
         }
     }
@@ -110,7 +113,11 @@ impl Builder {
     pub fn push(&mut self, event: &Event) {
         let kind = kind(event);
         self.kinds.push(kind);
-        let numbers = &mut self.numbers[usize::from(kind)];
+        let numbers = match event {
+            Event::Clock(Clock::Host, _) => &mut self.host_clock[self.before.place.column()],
+            _ => &mut self.numbers[usize::from(kind)],
+        };
+        self.before.place.pass(event);
         let had = numbers.len();
         let mut payload: &[u8] = &[];
         match *event {
@@ -175,7 +182,7 @@ impl Builder {
                 payload = bytes;
             }
             Event::Clock(Clock::Host, time) => {
-                varint::put_signed(numbers, step(&mut self.before.host, time));
+                host_clock::put(numbers, step(&mut self.before.host, time));
             }
             Event::Clock(Clock::VirtualRealTime, time) => {
                 varint::put_signed(numbers, step(&mut self.before.virtual_rt, time));
@@ -199,6 +206,7 @@ impl Builder {
             column(&mut content, numbers);
             column(&mut content, payloads);
         }
+        self.host_clock.iter_mut().for_each(|numbers| column(&mut content, numbers));
         let first = std::mem::replace(&mut self.first, self.before.icount);
         self.before = Before::at(self.before.icount);
         self.size = 0;
@@ -218,6 +226,7 @@ pub struct Events<'a> {
     kinds: &'a [u8],
     numbers: [&'a [u8]; KINDS],
     payloads: [&'a [u8]; KINDS],
+    host_clock: [&'a [u8]; host_clock::COLUMNS],
 }
 
 impl<'a> Events<'a> {
@@ -241,10 +250,14 @@ impl<'a> Events<'a> {
             numbers[kind] = column().ok_or(broken)?;
             payloads[kind] = column().ok_or(broken)?;
         }
+        let mut host_clock: [&[u8]; host_clock::COLUMNS] = [&[]; host_clock::COLUMNS];
+        for numbers in &mut host_clock {
+            *numbers = column().ok_or(broken)?;
+        }
         if !rest.is_empty() {
             return Err(Broken("bytes behind the columns of a frame of events"));
         }
-        Ok(Events { before: Before::at(icount), kinds, numbers, payloads })
+        Ok(Events { before: Before::at(icount), kinds, numbers, payloads, host_clock })
     }
 
     /// The next event and QEMU's icount before it; `None` after the last.
@@ -254,12 +267,14 @@ impl<'a> Events<'a> {
     #[inline]
     pub fn next_event(&mut self) -> Result<Option<(u64, Event<'a>)>, Broken> {
         let Some((&kind, rest)) = self.kinds.split_first() else {
-            let left = self.numbers.iter().chain(&self.payloads).any(|column| !column.is_empty());
+            let columns = self.numbers.iter().chain(&self.payloads).chain(&self.host_clock);
+            let left = columns.into_iter().any(|column| !column.is_empty());
             return if left { Err(Broken("more numbers than events")) } else { Ok(None) };
         };
         self.kinds = rest;
         let icount = self.before.icount;
         let event = self.event(kind).ok_or(Broken("an event whose numbers are missing or out of range"))?;
+        self.before.place.pass(&event);
         Ok(Some((icount, event)))
     }
 
@@ -309,7 +324,11 @@ impl<'a> Events<'a> {
                 Event::AudioIn { recorded, position, samples }
             }
             21 => Event::Random { result: signed(numbers)?, bytes: payload(numbers, payloads)? },
-            22 => Event::Clock(Clock::Host, onward(&mut self.before.host, numbers)?),
+            22 => {
+                let step = host_clock::get(&mut self.host_clock[self.before.place.column()])?;
+                self.before.host = self.before.host.wrapping_add_signed(step);
+                Event::Clock(Clock::Host, self.before.host)
+            }
             23 => Event::Clock(Clock::VirtualRealTime, onward(&mut self.before.virtual_rt, numbers)?),
             END => Event::End,
             _ => Event::Checkpoint(*Checkpoint::ALL.get(usize::from(kind - CHECKPOINT))?),

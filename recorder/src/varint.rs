@@ -10,8 +10,17 @@ pub(crate) fn put(to: &mut Vec<u8>, mut number: u64) {
     to.push(number as u8);
 }
 
+/// A signed number folded.
+pub(crate) fn fold(number: i64) -> u64 {
+    (number << 1 ^ number >> 63).cast_unsigned()
+}
+
+pub(crate) fn unfold(folded: u64) -> i64 {
+    (folded >> 1).cast_signed() ^ -(folded & 1).cast_signed()
+}
+
 pub(crate) fn put_signed(to: &mut Vec<u8>, number: i64) {
-    put(to, (number << 1 ^ number >> 63).cast_unsigned());
+    put(to, fold(number));
 }
 
 /// Takes a number off the front of `from`; `None` where there is no whole one, or one of more than 64 bits.
@@ -32,8 +41,7 @@ pub(crate) fn get(from: &mut &[u8]) -> Option<u64> {
 }
 
 pub(crate) fn get_signed(from: &mut &[u8]) -> Option<i64> {
-    let folded = get(from)?;
-    Some((folded >> 1).cast_signed() ^ -(folded & 1).cast_signed())
+    get(from).map(unfold)
 }
 
 #[cfg(test)]
