@@ -218,5 +218,5 @@ fn looking_first_at_what_would_be_run() {
     // A doubt is told, on its own.
     let doubtful = place.run(&[line, words(&["-vga", "qxl"])].concat());
     doubtful.ends_with(0);
-    assert!(doubtful.err.contains("`-vga qxl`: "), "{}", doubtful.err);
+    assert!(doubtful.out.contains("warning: `-vga qxl`: "), "{}", doubtful.out);
 }

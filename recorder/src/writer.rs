@@ -5,10 +5,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
+use nix::fcntl::{AT_FDCWD, AtFlags, FallocateFlags, Flock, FlockArg, OFlag, fallocate};
+use nix::unistd::linkat;
 
 use crate::columns;
 use crate::format::{FOOTER_MAGIC, HEADER, Kind, LONGEST, MAGIC, MOST_FRAMES, Place, VERSION, incomplete};
@@ -95,6 +98,12 @@ impl Writer {
             other => other.map_err(write)?,
         };
         let file = lock(file).map_err(|errno| write(errno.into()))?;
+        let begun = Writer::headed(path, incomplete.clone(), file, most);
+        begun.inspect_err(|_| drop(std::fs::remove_file(incomplete)))
+    }
+
+    /// Writes the header of an empty file.
+    fn headed(path: &Path, incomplete: PathBuf, file: Flock<File>, most: Option<u64>) -> Result<Self, Error> {
         let mut writer = Writer {
             path: path.to_owned(),
             incomplete,
@@ -107,10 +116,8 @@ impl Writer {
         let mut header = [0; HEADER];
         header[..8].copy_from_slice(&MAGIC);
         header[8..].copy_from_slice(&VERSION.to_le_bytes());
-        if let Err(error) = writer.keep_room(HEADER as u64).and_then(|()| writer.put(&header)) {
-            writer.abandon();
-            return Err(error);
-        }
+        writer.keep_room(HEADER as u64)?;
+        writer.put(&header)?;
         Ok(writer)
     }
 
@@ -241,7 +248,7 @@ impl Writer {
     }
 
     /// Writes the index; all frames have been written, and all is on the disk then.
-    fn seal(&mut self) -> Result<(), Error> {
+    pub(crate) fn seal(&mut self) -> Result<(), Error> {
         let at = self.written;
         let content = index::encode(&self.frames);
         // Of more than a million frames or so there is none; a reader then goes from frame to frame.
@@ -262,6 +269,11 @@ impl Writer {
     /// Where that fails; the incomplete file is left then.
     pub fn finish(mut self) -> Result<u64, Error> {
         self.seal()?;
+        self.name()
+    }
+
+    /// Gives a recording that is whole its name.
+    pub(crate) fn name(self) -> Result<u64, Error> {
         // `hard_link` fails where the name was taken meanwhile; a rename would replace that file.
         let named = match std::fs::hard_link(&self.incomplete, &self.path) {
             Ok(()) => std::fs::remove_file(&self.incomplete),
@@ -271,6 +283,30 @@ impl Writer {
         };
         named.map_err(|error| Error::Write(self.path, error))?;
         Ok(self.written)
+    }
+
+    /// Begins another file for the same recording, which has no name until [`name_over`](Self::name_over).
+    pub(crate) fn unnamed(&self) -> Result<Self, Error> {
+        let write = |error| Error::Write(self.path.clone(), error);
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let mut options = OpenOptions::new();
+        options.write(true).mode(0o666).custom_flags(OFlag::O_TMPFILE.bits());
+        let file = options.open(folder.unwrap_or(Path::new("."))).map_err(write)?;
+        let file = lock(file).map_err(|errno| write(errno.into()))?;
+        Writer::headed(&self.path, self.incomplete.clone(), file, None)
+    }
+
+    /// Gives a recording without a name that of `other`, which is the same recording and goes.
+    pub(crate) fn name_over(self, other: Writer) -> Result<u64, Error> {
+        let file = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        match linkat(AT_FDCWD, file.as_str(), AT_FDCWD, &self.path, AtFlags::AT_SYMLINK_FOLLOW) {
+            Ok(()) => {
+                let gone = std::fs::remove_file(&other.incomplete);
+                gone.map_err(|error| Error::Write(other.incomplete.clone(), error))?;
+                Ok(self.written)
+            }
+            Err(_) => other.name(),
+        }
     }
 
     /// Writes the index and takes the place of the recording that was there.

@@ -13,12 +13,12 @@ use super::intake::{FLUSH, Taken, Waiting};
 use super::script::Script;
 use super::stop::{Limits, Progress, Stop, Watch};
 use super::{Come, Error, Recorded, Show};
-use crate::console;
 use crate::format::{Kind, LONGEST};
 use crate::log::Version;
 use crate::log::decoder::{Shutdown, Totals};
 use crate::manifest::{Ending, Proof};
 use crate::writer::{self, Writer};
+use crate::{console, gather};
 
 /// How long QEMU may take to end its log once the guest has ended or was told to.
 const END_LIMIT: Duration = Duration::from_secs(10);
@@ -351,7 +351,7 @@ impl Session {
         };
         let mut writer = self.writer;
         writer.end(&ending, totals.icount)?;
-        let bytes = writer.finish()?;
+        let bytes = gather::finish(writer)?;
         Ok(Recorded {
             ending,
             trouble,

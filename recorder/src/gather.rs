@@ -1,0 +1,101 @@
+//! A recording is written in many small frames, so that little is lost when something dies. When it has ended that is
+//! over, and zstd packs few large ones better: they are gathered.
+//!
+//! The file that is whole stays until the gathered one takes its place, and that one has no name before: whatever dies
+//! in between leaves one recording and nothing beside it.
+
+use std::fmt::Display;
+use std::ops::ControlFlow;
+
+use crate::format::Kind;
+use crate::reader::Reader;
+use crate::writer::{self, Writer};
+use crate::{columns, console};
+
+/// The most that is gathered, bytes as stored. Of a larger recording the frames are not that small, and it would take
+/// time that somebody waits.
+const MOST: u64 = 512 << 10;
+
+/// The most of a frame, bytes: what is packed as well as zstd can.
+const FRAME: usize = 900 << 10;
+
+/// Writes the index of what `writer` has written, gathers it where that makes it smaller, and gives it its name. Gives
+/// back its bytes.
+///
+/// # Errors
+/// Where the recording can't be finished; the incomplete file is left then.
+pub(crate) fn finish(mut writer: Writer) -> Result<u64, writer::Error> {
+    writer.seal()?;
+    // What can't be gathered, for want of room or of a file system that can do it, stays as it is.
+    match gathered(&writer) {
+        Some(smaller) => smaller.name_over(writer),
+        None => writer.name(),
+    }
+}
+
+fn gathered(writer: &Writer) -> Option<Writer> {
+    if writer.written() > MOST {
+        return None;
+    }
+    let mut recording = Reader::open(writer.incomplete()).ok()?;
+    let mut smaller = writer.unnamed().ok()?;
+    copy(&mut recording, &mut smaller).ok()?;
+    smaller.seal().ok()?;
+    (smaller.written() < writer.written()).then_some(smaller)
+}
+
+fn copy(recording: &mut Reader, to: &mut Writer) -> Result<(), String> {
+    copy_all(recording, Kind::Manifest, to)?;
+    let mut events = columns::Builder::new(0);
+    let mut failed = None;
+    let put = |events: &mut columns::Builder, to: &mut Writer| {
+        let (first, content) = events.finish();
+        to.append(Kind::Events, first, &content).err()
+    };
+    let read = recording.events(0, |_, event| {
+        events.push(event);
+        if events.size() >= FRAME {
+            failed = put(&mut events, to);
+        }
+        if failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    read.map_err(told)?;
+    if let Some(error) = failed.or_else(|| if events.is_empty() { None } else { put(&mut events, to) }) {
+        return Err(told(error));
+    }
+
+    let mut console = console::Builder::default();
+    let read = recording.console(|seen, bytes| {
+        console.push(seen, bytes);
+        if console.size() < FRAME { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    read.map_err(told)?;
+    if console.size() >= FRAME {
+        return Err("a console of many frames".to_owned());
+    }
+    if let Some((first, content)) = console.finish() {
+        to.append(Kind::Console, first, &content).map_err(told)?;
+    }
+
+    let mut witness = Vec::new();
+    for place in recording.places(Kind::Witness) {
+        witness.extend(recording.frames().content(place).map_err(told)?);
+    }
+    if !witness.is_empty() {
+        to.append(Kind::Witness, 0, &witness).map_err(told)?;
+    }
+    copy_all(recording, Kind::Ending, to)
+}
+
+/// Copies all frames of a kind.
+fn copy_all(recording: &mut Reader, kind: Kind, to: &mut Writer) -> Result<(), String> {
+    for place in recording.places(kind) {
+        let content = recording.frames().content(place).map_err(told)?;
+        to.append(kind, place.first, &content).map_err(told)?;
+    }
+    Ok(())
+}
+
+fn told(error: impl Display) -> String {
+    error.to_string()
+}
