@@ -37,15 +37,11 @@ fn instructions(place: &Place) -> u64 {
 #[test]
 fn at_a_text_on_the_console() {
     let place = Place::new();
-    let ran = record(&place, &["--until", "Run /init as [a-z]+ process"], &guest("linux"));
+    let ran = record(&place, &["--until", "Linux version [0-9]+"], &guest("linux"));
     ran.ends_with(0);
-    assert!(
-        ran.err.contains("ended by: --until: the console said `Run /init as init process`"),
-        "{}",
-        ran.err
-    );
-    assert!(!ran.out.contains("hello from Linux"), "it ended before the guest did");
-    assert!(replays(&place).contains("Run /init"));
+    assert!(ran.err.contains("ended by: --until: the console said `Linux version 6`"), "{}", ran.err);
+    assert!(!ran.out.contains("Run /init"), "it ended long before the guest did");
+    assert!(replays(&place).contains("Linux version"));
     record(&place, &["--until", "("], &guest("linux")).ends_with(2);
 }
 
