@@ -24,7 +24,7 @@ const FRAME: usize = 900 << 10;
 ///
 /// # Errors
 /// Where the recording can't be finished; the incomplete file is left then.
-pub(crate) fn finish(mut writer: Writer) -> Result<u64, writer::Error> {
+pub fn finish(mut writer: Writer) -> Result<u64, writer::Error> {
     writer.seal()?;
     // What can't be gathered, for want of room or of a file system that can do it, stays as it is.
     match gathered(&writer) {

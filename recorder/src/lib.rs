@@ -11,7 +11,7 @@ pub mod columns;
 mod console;
 pub mod format;
 pub mod frame;
-mod gather;
+pub mod gather;
 mod host_clock;
 mod index;
 pub mod log;

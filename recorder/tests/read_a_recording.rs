@@ -6,7 +6,8 @@ mod sample;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use recorder::format::{FOOTER, VERSION, incomplete};
+use recorder::format::{FOOTER, Kind, VERSION, incomplete};
+use recorder::gather;
 use recorder::manifest::Proof;
 use recorder::reader::{Error, Reader};
 use recorder::repair::{self, Found, repair};
@@ -64,6 +65,53 @@ fn reading_can_begin_at_any_icount() {
         let from: Vec<_> = all.iter().filter(|(at, _)| *at >= icount).cloned().collect();
         assert_eq!(events(&mut reader, icount), from, "from {icount}");
     }
+}
+
+/// What was written in many frames and is gathered says the same, in fewer bytes, and is all that is left.
+#[test]
+fn a_gathered_recording_is_the_same() {
+    let folder = TempDir::new().unwrap();
+    let path = write(folder.path(), LOG);
+    let before = std::fs::metadata(&path).unwrap().len();
+    let read = |reader: &mut Reader| {
+        let digests: Vec<_> = (0..5).map(|index| reader.digest(index).unwrap()).collect();
+        let mut console = Vec::new();
+        let on = |seen: u64, bytes: &[u8]| {
+            console.push((seen, bytes.to_vec()));
+            ControlFlow::Continue(())
+        };
+        reader.console(on).unwrap();
+        (read_log(reader), events(reader, 0), digests, console, reader.ending.cause.clone())
+    };
+    let mut plain = Reader::open(&path).unwrap();
+    assert!(plain.sizes().unwrap().iter().any(|&(kind, frames, _)| kind == Kind::Events && frames == 2));
+    std::fs::remove_file(&path).unwrap();
+
+    let mut writer = write_unfinished(&path, LOG);
+    writer.end(&ending(), 0).unwrap();
+    let bytes = gather::finish(writer).unwrap();
+    let mut gathered = Reader::open(&path).unwrap();
+    assert_eq!(read(&mut gathered), read(&mut plain));
+    assert!(gathered.sizes().unwrap().iter().all(|&(_, frames, _)| frames == 1));
+    assert!(bytes < before && bytes == std::fs::metadata(&path).unwrap().len());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+
+    // A name that was taken meanwhile is not written over.
+    std::fs::remove_file(&path).unwrap();
+    let mut writer = write_unfinished(&path, LOG);
+    writer.end(&ending(), 0).unwrap();
+    std::fs::write(&path, "somebody else's").unwrap();
+    assert!(gather::finish(writer).is_err());
+    assert_eq!(std::fs::read(&path).unwrap(), b"somebody else's");
+    assert!(incomplete(&path).exists(), "what was recorded is kept");
+}
+
+/// The fuzzer's seed is a recording as it is written now.
+#[test]
+fn the_seed_can_be_read() {
+    let seed = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/recording/qemu-7.2-seabios.tdm");
+    let mut reader = Reader::open(&seed).unwrap();
+    assert!(events(&mut reader, 0).len() > 100);
 }
 
 /// Without its index a recording is the same, a little slower to open.
