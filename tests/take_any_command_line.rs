@@ -41,6 +41,7 @@ fn every_form_of_a_disk(name: &str) {
     let place = Place::new();
     let bytes = disk(&place);
     qemu_img(&place, "create -q -f qcow2 -b disk.img -F raw over.qcow2");
+    std::fs::write(place.path("cd.iso"), vec![7; 1 << 20]).unwrap();
     let over = std::fs::read(place.path("over.qcow2")).unwrap();
     for (at, form) in [
         "-hda disk.img",
@@ -53,6 +54,7 @@ fn every_form_of_a_disk(name: &str) {
         "-blockdev driver=file,filename=disk.img,node-name=f -blockdev driver=raw,file=f,node-name=d -device virtio-blk-pci,drive=d",
         r#"-blockdev {"driver":"raw","node-name":"d","file":{"driver":"file","filename":"disk.img"}} -device {"driver":"virtio-blk-pci","drive":"d"}"#,
         "-drive file=over.qcow2,format=qcow2,if=virtio",
+        "-hda disk.img -cdrom cd.iso",
         "-drive file=over.qcow2",
     ]
     .into_iter()
