@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use qemu::arguments::{Arguments, Refusal};
 use qemu::build::Build;
-use qemu::run::{self, Happening, Plan, Run, describe};
+use qemu::run::{self, Happening, Plan, Run, Typing, describe};
 use recorder::reader::Reader;
 use replayer::source::{self, Source};
 use replayer::verify::console_difference;
@@ -134,7 +134,7 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
             arguments: drive.lines.get(side),
             folder: &drive.folder,
             probe: Some(request.probe),
-            typed: false,
+            typed: Typing::Nothing,
             passed: log.as_slice(),
         };
         let tell = tell.clone();

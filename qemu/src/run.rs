@@ -11,6 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -88,7 +89,7 @@ pub struct Plan<'a> {
     /// `None`: without it, and so without digests.
     pub probe: Option<&'a Path>,
     /// Whether something will be typed into QEMU's standard input.
-    pub typed: bool,
+    pub typed: Typing,
     /// Descriptors besides the probe's socket that QEMU shall have, under the same numbers.
     pub passed: &'a [BorrowedFd<'a>],
 }
@@ -122,7 +123,7 @@ impl Run {
         command
             .args(plan.arguments)
             .current_dir(plan.folder)
-            .stdin(if plan.typed { Stdio::piped() } else { Stdio::null() })
+            .stdin(if matches!(plan.typed, Typing::Nothing) { Stdio::null() } else { Stdio::piped() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
@@ -153,7 +154,8 @@ impl Run {
                 });
             }));
         }
-        let typing = child.stdin.take().map(type_in);
+        let taken = if let Typing::Taken(taken) = &plan.typed { Some(Arc::clone(taken)) } else { None };
+        let typing = child.stdin.take().map(|stdin| type_in(stdin, taken));
         let path = plan.build.path.clone();
         let mut run = Run {
             path,
@@ -306,12 +308,35 @@ pub fn describe(status: ExitStatus) -> String {
 /// hands that over, so that what comes faster than the guest reads is lost (replay/replay-char.c, 7.2 and 10.0).
 const BETWEEN_KEYS: Duration = Duration::from_millis(8);
 
+/// How much may be typed that the guest has not taken yet, bytes: half of the smallest buffer that a serial port with
+/// one has (16550A).
+const AHEAD: u64 = 8;
+
+/// Whether something is typed into QEMU's standard input.
+#[derive(Debug, Clone)]
+pub enum Typing {
+    Nothing,
+    /// At a steady pace, which a guest that is held up may not keep.
+    Steady,
+    /// As the guest takes it: how many bytes it has had, and run on after.
+    Taken(Arc<AtomicU64>),
+}
+
 /// Passes on what is typed, on a thread of its own: a guest that reads nothing holds nobody up. The thread ends when
 /// QEMU does or nothing more can be typed.
-fn type_in(mut to: ChildStdin) -> Sender<Vec<u8>> {
+fn type_in(mut to: ChildStdin, taken: Option<Arc<AtomicU64>>) -> Sender<Vec<u8>> {
     let (typing, typed) = channel::<Vec<u8>>();
     std::thread::spawn(move || {
-        for byte in typed.iter().flatten() {
+        for (before, byte) in (0_u64..).zip(typed.iter().flatten()) {
+            while let Some(taken) = &taken
+                && before >= taken.load(Ordering::Relaxed) + AHEAD
+            {
+                // Who counts is gone: so is QEMU.
+                if Arc::strong_count(taken) == 1 {
+                    return;
+                }
+                std::thread::sleep(BETWEEN_KEYS);
+            }
             if to.write_all(&[byte]).is_err() {
                 return;
             }

@@ -8,7 +8,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use qemu::build::Build;
-use qemu::run::{self, Happening, Plan, Run, describe};
+use qemu::run::{self, Happening, Plan, Run, Typing, describe};
 use recorder::manifest::Proof;
 use recorder::reader::{self, Reader};
 use trace::message::{CHUNK, FromProbe, KEPT, ToProbe};
@@ -83,7 +83,7 @@ pub fn verify(
         arguments: &source.line,
         folder: &source.folder,
         probe: Some(request.probe),
-        typed: false,
+        typed: Typing::Nothing,
         passed: &[source.log()],
     };
     let mut run = Run::start(&plan, move |happening| drop(tell.send(happening)))?;

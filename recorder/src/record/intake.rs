@@ -3,7 +3,7 @@
 use std::io::{self, PipeReader, Read};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use crate::frame::Frame;
 use crate::log::Version;
 use crate::log::compaction::Compaction;
 use crate::log::decoder::{Decoder, Totals};
+use crate::log::event::Event;
 
 /// How long events may wait for a frame: what dies loses at most so much, and a little more.
 pub(super) const FLUSH: Duration = Duration::from_millis(700);
@@ -40,6 +41,10 @@ pub(super) struct Taken {
 struct Intake {
     tell: Sender<Come>,
     waiting: Waiting,
+    /// Bytes that were handed to the guest before it last ran on.
+    typed: Arc<AtomicU64>,
+    /// Bytes that were since.
+    handed_over: u64,
     decoder: Decoder,
     /// `None`: every event is kept.
     compaction: Option<Compaction>,
@@ -56,10 +61,13 @@ pub(super) fn read_log(
     compact: bool,
     tell: Sender<Come>,
     waiting: Waiting,
+    typed: Arc<AtomicU64>,
 ) {
     let mut intake = Intake {
         tell,
         waiting,
+        typed,
+        handed_over: 0,
         decoder: Decoder::new(version),
         compaction: compact.then(Compaction::default),
         columns: Builder::new(0),
@@ -95,10 +103,19 @@ impl Intake {
     }
 
     fn take(&mut self, bytes: &[u8]) -> Result<(), String> {
-        let Intake { decoder, compaction, columns, .. } = self;
-        let taken = decoder.take(bytes, |event| match compaction {
-            Some(compaction) => compaction.take(event, |event| columns.push(event)),
-            None => columns.push(event),
+        let Intake { decoder, compaction, columns, typed, handed_over, .. } = self;
+        let taken = decoder.take(bytes, |event| {
+            match event {
+                Event::CharRead { bytes, .. } => *handed_over += bytes.len() as u64,
+                Event::Instructions(_) if *handed_over > 0 => {
+                    typed.fetch_add(std::mem::take(handed_over), Ordering::Relaxed);
+                }
+                _ => {}
+            }
+            match compaction {
+                Some(compaction) => compaction.take(event, |event| columns.push(event)),
+                None => columns.push(event),
+            }
         });
         taken.map_err(|malformed| {
             format!(

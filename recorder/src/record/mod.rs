@@ -12,13 +12,13 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 use std::sync::mpsc::{Sender, channel};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use qemu::arguments::{Arguments, Refusal, Time};
 use qemu::build::Build;
-use qemu::run::{self, Happening, Plan, Run};
+use qemu::run::{self, Happening, Plan, Run, Typing};
 use trace::message::{CHUNK, ToProbe};
 
 use crate::format::Kind;
@@ -131,6 +131,7 @@ pub fn record(request: Request, show: &mut Show) -> Result<Recorded, Error> {
         writer.abandon();
         return Err(error);
     }
+    let typed = Arc::new(AtomicU64::new(0));
     let (tell, come) = channel();
     let told = tell.clone();
     let plan = Plan {
@@ -138,7 +139,12 @@ pub fn record(request: Request, show: &mut Show) -> Result<Recorded, Error> {
         arguments: &line,
         folder: &folder,
         probe: request.probe,
-        typed: request.script.is_some() || request.typed.is_some(),
+        typed: match (request.script.is_some() || request.typed.is_some(), request.probe) {
+            (false, _) => Typing::Nothing,
+            // Without a probe QEMU's log comes late.
+            (true, None) => Typing::Steady,
+            (true, Some(_)) => Typing::Taken(Arc::clone(&typed)),
+        },
         passed: &[log_end.as_fd()],
     };
     let mut run = match Run::start(&plan, move |happening| drop(told.send(Come::Run(happening)))) {
@@ -151,7 +157,7 @@ pub fn record(request: Request, show: &mut Show) -> Result<Recorded, Error> {
     drop(log_end);
     let waiting = Arc::new(AtomicUsize::new(0));
     let (taken, intake_tells) = (Arc::clone(&waiting), tell.clone());
-    std::thread::spawn(move || intake::read_log(log, version, request.compact, intake_tells, taken));
+    std::thread::spawn(move || intake::read_log(log, version, request.compact, intake_tells, taken, typed));
     if let Some(typed) = request.typed {
         std::thread::spawn(move || read_typed(typed, &tell));
     }
