@@ -8,7 +8,7 @@ use crate::format::{FRAME_HEADER, Kind, LONGEST};
 /// it stays faster than QEMU writes.
 const LEVEL: i32 = 19;
 const LEVEL_LARGE: i32 = 9;
-const LARGE: usize = 1 << 20;
+pub(crate) const LARGE: usize = 1 << 20;
 
 /// What stands before the content under the checksum, bytes: kind and first.
 const INSIDE: usize = 9;

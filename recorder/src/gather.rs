@@ -1,13 +1,14 @@
 //! A recording is written in many small frames, so that little is lost when something dies. When it has ended that is
 //! over, and zstd packs few large ones better: they are gathered.
 //!
-//! The file that is whole stays until the gathered one takes its place, and that one has no name before: whatever dies
-//! in between leaves one recording and nothing beside it.
+//! The incomplete file is whole by then and stays until the gathered one has the recording's name, which had none before:
+//! whatever dies in between, the recording is there under one of the two names.
 
 use std::fmt::Display;
 use std::ops::ControlFlow;
 
 use crate::format::Kind;
+use crate::frame::LARGE;
 use crate::reader::Reader;
 use crate::writer::{self, Writer};
 use crate::{columns, console};
@@ -16,8 +17,8 @@ use crate::{columns, console};
 /// time that somebody waits.
 const MOST: u64 = 512 << 10;
 
-/// The most of a frame, bytes: what is packed as well as zstd can.
-const FRAME: usize = 900 << 10;
+/// About the most of a frame, bytes: what is packed as well as zstd can, with room for a last event.
+const FRAME: usize = LARGE - (128 << 10);
 
 /// Writes the index of what `writer` has written, gathers it where that makes it smaller, and gives it its name. Gives
 /// back its bytes.
@@ -60,7 +61,10 @@ fn copy(recording: &mut Reader, to: &mut Writer) -> Result<(), String> {
         if failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     read.map_err(told)?;
-    if let Some(error) = failed.or_else(|| if events.is_empty() { None } else { put(&mut events, to) }) {
+    if failed.is_none() && !events.is_empty() {
+        failed = put(&mut events, to);
+    }
+    if let Some(error) = failed {
         return Err(told(error));
     }
 
@@ -90,8 +94,8 @@ fn copy(recording: &mut Reader, to: &mut Writer) -> Result<(), String> {
 /// Copies all frames of a kind.
 fn copy_all(recording: &mut Reader, kind: Kind, to: &mut Writer) -> Result<(), String> {
     for place in recording.places(kind) {
-        let content = recording.frames().content(place).map_err(told)?;
-        to.append(kind, place.first, &content).map_err(told)?;
+        let frame = recording.frames().whole(place).map_err(told)?;
+        to.frame(&frame).map_err(told)?;
     }
     Ok(())
 }

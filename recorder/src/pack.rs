@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -11,7 +11,6 @@ use qemu::digest::{Digest, sha256};
 use serde::{Deserialize, Serialize};
 
 use crate::format::{Kind, packing};
-use crate::frame::Frame;
 use crate::manifest::{Changed, GuestFile};
 use crate::reader::{self, Reader};
 use crate::writer::{self, Writer};
@@ -87,15 +86,9 @@ pub fn pack(path: &Path) -> Result<Sum, Error> {
 
 /// Copies all frames but the index; gives back the bytes so far.
 fn copy(recording: &mut Reader, writer: &mut Writer) -> Result<u64, Error> {
-    let path = recording.path().to_owned();
     for place in recording.all() {
-        let frames = recording.frames();
-        let header = frames.header(place.at)?;
-        let mut bytes = Vec::new();
-        let read = frames.file.seek(SeekFrom::Start(place.at));
-        read.and_then(|_| (&frames.file).take(header.whole()).read_to_end(&mut bytes))
-            .map_err(|error| Error::Io(path.clone(), error))?;
-        writer.frame(&Frame { kind: place.kind, first: place.first, bytes })?;
+        let frame = recording.frames().whole(place)?;
+        writer.frame(&frame)?;
     }
     Ok(writer.written())
 }

@@ -12,7 +12,7 @@ use trace::message::CHUNK;
 use crate::columns::Events;
 use crate::console;
 use crate::format::{FOOTER, FOOTER_MAGIC, HEADER, Kind, MAGIC, MOST_FRAMES, Place, VERSION};
-use crate::frame::{self, Unreadable};
+use crate::frame::{self, Frame, Unreadable};
 use crate::index;
 use crate::log::Version;
 use crate::log::event::Event;
@@ -101,6 +101,16 @@ impl Frames {
         }
         frame::content_at(&mut self.file, place.at, &header)
             .map_err(|unreadable| self.error(place.at, unreadable))
+    }
+
+    /// The frame at `place`, as it is stored.
+    pub fn whole(&mut self, place: Place) -> Result<Frame, Error> {
+        let length = self.header(place.at)?.whole();
+        let mut bytes = Vec::new();
+        let read = self.file.seek(SeekFrom::Start(place.at));
+        read.and_then(|_| (&self.file).take(length).read_to_end(&mut bytes))
+            .map_err(|error| Error::Read(self.path.clone(), error))?;
+        Ok(Frame { kind: place.kind, first: place.first, bytes })
     }
 
     /// A value kept as JSON.

@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::Come;
 use crate::columns::Builder;
 use crate::format::Kind;
-use crate::frame::Frame;
+use crate::frame::{Frame, LARGE};
 use crate::log::Version;
 use crate::log::compaction::Compaction;
 use crate::log::decoder::{Decoder, Totals};
@@ -21,8 +21,8 @@ use crate::log::event::Event;
 /// How long events may wait for a frame: what dies loses at most so much, and a little more.
 pub(super) const FLUSH: Duration = Duration::from_millis(700);
 
-/// The most of a frame's columns, bytes.
-const FRAME: usize = 1 << 20;
+/// The most of a frame's columns, bytes; the last event may go beyond.
+const FRAME: usize = LARGE;
 
 /// The most bytes of frames that may wait to be written: with a slow disk QEMU waits, and memory stays as it is.
 const WAITING: usize = 8 << 20;
