@@ -5,6 +5,7 @@
 mod corpus;
 mod interrupt;
 mod lockstep;
+mod moment;
 mod pack;
 mod progress;
 mod record;

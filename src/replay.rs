@@ -6,11 +6,15 @@ use std::path::PathBuf;
 use ::lockstep::report::grouped;
 use ::recorder::reader::Reader;
 use qemu::build::Build;
+use replayer::machine::Setting;
+use replayer::moment::Moment;
+use replayer::source::Source;
+use replayer::symbols::Symbols;
 use replayer::verify::{Request, Verdict, verify};
 
 use crate::interrupt::INTERRUPTS;
 use crate::progress::Progress;
-use crate::{Failure, Outcome};
+use crate::{Failure, Outcome, moment};
 
 /// Replay a recording and prove that it is the same run.
 ///
@@ -26,13 +30,20 @@ pub struct Arguments {
     /// The folder into which `tandem unpack` has put the guest's files
     #[arg(long, value_name = "FOLDER")]
     files: Option<PathBuf>,
+    /// Go to a moment and show the guest there: ICOUNT, end, end-N, instruction:N (as lockstep counts), console:REGEX or
+    /// pc:ADDRESS[#N], the Nth time. Several are gone to in the order given
+    #[arg(long, value_name = "MOMENT")]
+    at: Vec<Moment>,
+    /// An ELF file with the names of the guest's code
+    #[arg(long, value_name = "FILE", requires = "at")]
+    symbols: Option<PathBuf>,
 }
 
-pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
-    let mut recording = Reader::open(&arguments.recording)?;
-    let recorded = recording.manifest.build.clone();
-    let build = Build::inspect(arguments.build.as_ref().unwrap_or(&recorded.path))?;
-    if arguments.build.is_none() && build.sha256 != recorded.sha256 {
+/// The build to replay on: the one that is named, or the one that recorded.
+pub fn build(recording: &Reader, named: Option<&PathBuf>) -> Result<Build, Failure> {
+    let recorded = &recording.manifest.build;
+    let build = Build::inspect(named.unwrap_or(&recorded.path))?;
+    if named.is_none() && build.sha256 != recorded.sha256 {
         return Err(Failure(format!(
             "`{}` is no longer the QEMU that recorded (it was {}, it is {}); say --build {} to replay on it all the \
              same, or name another",
@@ -42,7 +53,19 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
             build.path.display()
         )));
     }
+    Ok(build)
+}
+
+pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
+    let mut recording = Reader::open(&arguments.recording)?;
+    let build = build(&recording, arguments.build.as_ref())?;
     let probe = qemu::run::probe()?;
+    if !arguments.at.is_empty() {
+        let symbols = arguments.symbols.as_deref().map(Symbols::read).transpose()?;
+        let source = Source::unpack(&mut recording, None, arguments.files.as_deref())?;
+        let setting = Setting { source: &source, build: &build, probe: &probe, interrupts: &INTERRUPTS };
+        return moment::show(&mut recording, setting, &arguments.at, symbols.as_ref());
+    }
     let total = recording.ending.instructions();
     let cut = recording.ending.cut.then_some(recording.ending.icount);
     let progress = RefCell::new(Progress::new("replaying"));

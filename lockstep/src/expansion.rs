@@ -46,11 +46,11 @@ pub fn expand(windows: &[Window]) -> Option<Vec<Executed<'_>>> {
     Some(stream)
 }
 
-/// The index of the first instruction whose address differs, where both streams begin at the same position; where
+/// The index of the first instruction that differs, where both streams begin at the same position; where
 /// one of them ends first, its length.
 #[must_use]
 pub fn first_difference(a: &[Executed], b: &[Executed]) -> Option<usize> {
-    let differ = |(a, b): (&Executed, &Executed)| a.instruction.address != b.instruction.address;
+    let differ = |(a, b): (&Executed, &Executed)| a.instruction.identity() != b.instruction.identity();
     match a.iter().zip(b).position(differ) {
         None if a.len() != b.len() => Some(a.len().min(b.len())),
         found => found,

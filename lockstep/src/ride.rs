@@ -14,7 +14,7 @@ use qemu::run::{self, Happening, Plan, Run, Typing, describe};
 use recorder::reader::Reader;
 use replayer::source::{self, Source};
 use replayer::verify::console_difference;
-use trace::message::{CHUNK, FromProbe, ToProbe, Window};
+use trace::message::{CHUNK, FromProbe, Point, ToProbe, Watch, Window};
 
 use crate::comparator::{Comparator, Order, OutOfTurn, Pair, Side};
 use crate::expansion::{expand, first_difference};
@@ -136,6 +136,7 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
             probe: Some(request.probe),
             typed: Typing::Nothing,
             passed: log.as_slice(),
+            commanded: false,
         };
         let tell = tell.clone();
         Run::start(&plan, move |happening| drop(tell.send((side, happening))))
@@ -255,7 +256,11 @@ impl Ride {
     /// Runs both sides up to a decision.
     fn follow(&mut self, interrupts: &AtomicU32, progress: &mut dyn FnMut(u64)) -> Result<Order, Trouble> {
         for side in [Side::A, Side::B] {
-            self.runs.get_mut(side).say(&ToProbe::Go { credit: Comparator::first_credit() });
+            self.runs.get_mut(side).say(&ToProbe::Go {
+                credit: Comparator::first_credit(),
+                from: Point::START,
+                watch: Watch::default(),
+            });
         }
         loop {
             let orders = match self.next(interrupts)? {

@@ -13,6 +13,8 @@
 //! - **Signatures** are those of the header of the version that has the function: `insn_data` is told
 //!   apart by the API level, all others never changed.
 //! - **The flushing thread** touches nothing of the probe's and nothing of QEMU's but stdio's own streams.
+//! - **The answering thread** looks at the probe only while the host waits for its answer, and the host asks only while
+//!   QEMU has the guest stopped: no callback runs then, and none begins before the answer is there.
 //! - **No panic leaves**: every function that QEMU calls goes through `guarded`.
 
 #![allow(unsafe_code)]
@@ -27,12 +29,16 @@ use std::time::Duration;
 
 use trace::block::{Block, Instruction};
 
+use trace::codec;
+use trace::message::{Standing, Where};
+
 use crate::session::{Session, Trouble};
 
 type PluginId = u64;
 type Handle = *mut c_void;
 
 const CB_NO_REGS: c_int = 0;
+const MEM_RW: c_int = 3;
 const INLINE_ADD_U64: c_int = 0;
 const INLINE_STORE_U64: c_int = 1;
 
@@ -92,6 +98,11 @@ struct Qemu {
     insn_data: InsnData,
     counting: Counting,
     scoreboard_new: Option<extern "C" fn(usize) -> Handle>,
+    register_insn_exec: extern "C" fn(Handle, extern "C" fn(c_uint, *mut c_void), c_int, *mut c_void),
+    register_mem:
+        extern "C" fn(Handle, extern "C" fn(c_uint, u32, u64, *mut c_void), c_int, c_int, *mut c_void),
+    mem_size_shift: extern "C" fn(u32) -> c_uint,
+    mem_is_store: extern "C" fn(u32) -> bool,
 }
 
 /// The probe's state: set up by `qemu_plugin_install`, then used by one callback at a time.
@@ -189,6 +200,10 @@ impl Qemu {
             },
             counting,
             scoreboard_new: if level < 2 { None } else { Some(function(c"qemu_plugin_scoreboard_new")?) },
+            register_insn_exec: function(c"qemu_plugin_register_vcpu_insn_exec_cb")?,
+            register_mem: function(c"qemu_plugin_register_vcpu_mem_cb")?,
+            mem_size_shift: function(c"qemu_plugin_mem_size_shift")?,
+            mem_is_store: function(c"qemu_plugin_mem_is_store")?,
         })
     }
 
@@ -229,7 +244,17 @@ impl Qemu {
 }
 
 impl Probe {
-    /// Instructions started since this was asked last.
+    /// Instructions started since [`started`](Self::started) was called last.
+    fn peek(&self) -> u64 {
+        if self.counter.is_null() {
+            return 0;
+        }
+        // SAFETY: as in `started`.
+        let now = unsafe { *self.counter };
+        if self.running_total { now - self.counted } else { now }
+    }
+
+    /// Instructions started since this was called last.
     #[inline]
     fn started(&mut self) -> u64 {
         // SAFETY: `counter` is null only before the vCPU's init callback, which precedes every block; afterwards
@@ -304,7 +329,30 @@ extern "C" fn tb_translated(_: PluginId, tb: Handle) {
         for (&insn, number) in handles.iter().zip(1..) {
             qemu.count(insn, number, probe.scoreboard);
         }
+        let watch = probe.session.watch();
+        for ((&insn, before), instruction) in handles.iter().zip(0_usize..).zip(&instructions) {
+            let before = std::ptr::without_provenance_mut(before);
+            if watch.addresses.contains(&instruction.address) {
+                (qemu.register_insn_exec)(insn, insn_started, CB_NO_REGS, before);
+            }
+            if !watch.memory.is_empty() {
+                (qemu.register_mem)(insn, memory_accessed, CB_NO_REGS, MEM_RW, before);
+            }
+        }
         Ok(())
+    });
+}
+
+/// `before`: instructions of the block that are before this one.
+extern "C" fn insn_started(_: c_uint, before: *mut c_void) {
+    guarded(|probe| probe.session.started(before.addr() as u64));
+}
+
+extern "C" fn memory_accessed(_: c_uint, info: u32, address: u64, before: *mut c_void) {
+    guarded(|probe| {
+        let length = 1 << (probe.qemu.mem_size_shift)(info);
+        let store = (probe.qemu.mem_is_store)(info);
+        probe.session.accessed(before.addr() as u64, address, length, store)
     });
 }
 
@@ -336,22 +384,22 @@ pub(crate) fn readable(socket: &UnixStream) -> std::io::Result<bool> {
     }
 }
 
-/// The socket that the host left open for the probe, from the plugin argument `fd=N`.
-fn host_socket(arguments: &[*const c_char]) -> Result<UnixStream, String> {
+/// A socket that the host left open for the probe, from the plugin argument `name` (`fd=N`), where there is one.
+fn host_socket(arguments: &[*const c_char], name: &str) -> Result<Option<UnixStream>, String> {
     for &argument in arguments {
         // SAFETY: QEMU passes C strings that live as long as the plugin.
         let argument = unsafe { CStr::from_ptr(argument) }.to_string_lossy();
-        if let Some(fd) = argument.strip_prefix("fd=") {
-            let fd: c_int = fd.parse().map_err(|_| format!("fd={fd}: not a number"))?;
+        if let Some(fd) = argument.strip_prefix(name) {
+            let fd: c_int = fd.parse().map_err(|_| format!("{argument}: not a number"))?;
             // SAFETY: `fcntl` on a number; it fails where no such descriptor is open.
             if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
-                return Err(format!("fd={fd}: not open"));
+                return Err(format!("{argument}: not open"));
             }
             // SAFETY: open, and left to the probe alone by the host.
-            return Ok(unsafe { UnixStream::from_raw_fd(fd) });
+            return Ok(Some(unsafe { UnixStream::from_raw_fd(fd) }));
         }
     }
-    Err("no fd=N: the probe is loaded by tandem, not by hand".to_owned())
+    Ok(None)
 }
 
 /// How often QEMU's buffered output is pushed out; at the start more often.
@@ -361,13 +409,7 @@ const FLUSH: Duration = Duration::from_millis(200);
 /// which would die with QEMU. So what it has written is pushed out a few times a second.
 fn flush_from_now_on() {
     std::thread::spawn(|| {
-        // Signals are for QEMU's own threads.
-        // SAFETY: a zeroed set is filled before it is used; the mask is this thread's own.
-        unsafe {
-            let mut all = std::mem::zeroed();
-            libc::sigfillset(&raw mut all);
-            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut());
-        }
+        leave_signals();
         let mut pause = Duration::from_millis(20);
         loop {
             std::thread::sleep(pause);
@@ -378,9 +420,40 @@ fn flush_from_now_on() {
     });
 }
 
+/// Signals are for QEMU's own threads, not for this one.
+fn leave_signals() {
+    // SAFETY: a zeroed set is filled before it is used; the mask is this thread's own.
+    unsafe {
+        let mut all = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut());
+    }
+}
+
+/// Answers the host's questions while the guest stands still.
+fn answer_from_now_on(mut asking: UnixStream) {
+    std::thread::spawn(move || {
+        leave_signals();
+        while let Ok(Some(Where)) = codec::read(&mut asking) {
+            let Some(standing) = catch_unwind(standing).ok().flatten() else { return };
+            if codec::write(&mut asking, &standing).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+fn standing() -> Option<Standing> {
+    // SAFETY: the guest is stopped, so no callback runs: see The answering thread.
+    let probe = unsafe { &*PROBE.0.get() }.as_ref()?;
+    Some(probe.session.standing(probe.peek()))
+}
+
 fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(), String> {
     let qemu = Qemu::find()?;
-    let host = host_socket(arguments)?;
+    let host = host_socket(arguments, "fd=")?;
+    let host = host.ok_or("no fd=N: the probe is loaded by tandem, not by hand")?;
+    let asking = host_socket(arguments, "asking=")?;
     flush_from_now_on();
     // SAFETY: `target_name` is a C string of QEMU's, alive during the call.
     let target = unsafe { CStr::from_ptr(info.target_name) }.to_string_lossy().into_owned();
@@ -399,6 +472,9 @@ fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(),
     };
     // SAFETY: no callback is registered yet, so nobody else looks at `PROBE`.
     unsafe { *PROBE.0.get() = Some(probe) };
+    if let Some(asking) = asking {
+        answer_from_now_on(asking);
+    }
     (qemu.register_vcpu_init)(id, vcpu_init);
     (qemu.register_tb_trans)(id, tb_translated);
     (qemu.register_atexit)(id, exiting, std::ptr::null_mut());

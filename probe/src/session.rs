@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 
 use trace::block::{Block, Instruction, Table};
 use trace::codec;
-use trace::message::{FromProbe, PROTOCOL, ToProbe};
+use trace::message::{FromProbe, PROTOCOL, Standing, ToProbe, Watch};
 use trace::stream::{Full, Stream, Unaccounted};
 
 /// Why the probe can't go on.
@@ -35,6 +35,10 @@ pub(crate) struct Session {
     stream: Stream,
     /// Chunks that may be run before the host has to grant more.
     credit: u64,
+    /// What to look out for, how many instructions of it were seen, and the position of the last that is wanted.
+    watch: Watch,
+    seen: u64,
+    last: Option<u64>,
 }
 
 impl Session {
@@ -45,14 +49,57 @@ impl Session {
         target: String,
         system: bool,
     ) -> Result<Self, Trouble> {
-        let mut session = Session { host, table: Table::default(), stream: Stream::default(), credit: 0 };
-        session.say(&FromProbe::Hello { protocol: PROTOCOL, plugin_api, target, system })?;
-        match codec::read(&mut session.host)? {
-            Some(ToProbe::Go { credit }) => session.credit = credit,
-            Some(_) => return Err(Trouble::Protocol("expected Go")),
-            None => return Err(Trouble::HostGone),
+        let mut host = host;
+        codec::write(&mut host, &FromProbe::Hello { protocol: PROTOCOL, plugin_api, target, system })?;
+        match codec::read(&mut host)? {
+            Some(ToProbe::Go { credit, from, watch }) => {
+                let (table, stream) = (Table::default(), Stream::at(from));
+                Ok(Session { host, table, stream, credit, watch, seen: 0, last: None })
+            }
+            Some(_) => Err(Trouble::Protocol("expected Go")),
+            None => Err(Trouble::HostGone),
         }
-        Ok(session)
+    }
+
+    pub(crate) fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    /// The instruction that is `before` instructions into the running block starts, and is watched for.
+    pub(crate) fn started(&mut self, before: u64) -> Result<(), Trouble> {
+        let position = self.stream.end().position + before;
+        // It starts again, or accesses memory a second time.
+        if self.last == Some(position) || (self.watch.until > 0 && self.seen == self.watch.until) {
+            return Ok(());
+        }
+        self.seen += 1;
+        self.last = Some(position);
+        if self.seen == self.watch.until {
+            self.say(&FromProbe::Found { position })?;
+        }
+        Ok(())
+    }
+
+    /// The instruction that is `before` instructions into the running block accesses memory.
+    pub(crate) fn accessed(
+        &mut self,
+        before: u64,
+        address: u64,
+        length: u64,
+        store: bool,
+    ) -> Result<(), Trouble> {
+        let touched = self.watch.memory.iter().any(|range| {
+            (if store { range.writes } else { range.reads })
+                && address < range.address.saturating_add(range.length)
+                && range.address < address.saturating_add(length)
+        });
+        if touched { self.started(before) } else { Ok(()) }
+    }
+
+    /// Where the guest stands, `started` instructions after the last entry.
+    pub(crate) fn standing(&self, started: u64) -> Standing {
+        let (point, unfinished) = self.stream.standing(started);
+        Standing { point, unfinished, seen: self.seen, last: self.last }
     }
 
     pub(crate) fn translated(&mut self, instructions: &[Instruction]) -> &'static Block {
@@ -73,8 +120,8 @@ impl Session {
         if let Some(full) = self.stream.finish(started)? {
             self.say(&FromProbe::Chunk { index: full.index, digest: full.digest })?;
         }
-        let (position, digest) = self.stream.end();
-        self.say(&FromProbe::End { position, digest })?;
+        let end = self.stream.end();
+        self.say(&FromProbe::End { position: end.position, digest: end.digest })?;
         loop {
             match codec::read(&mut self.host)? {
                 Some(ToProbe::Finish) | None => return Ok(()),

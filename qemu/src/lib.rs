@@ -1,8 +1,11 @@
 //! A QEMU build and how to drive it: [`build`] says what an executable is, [`arguments`] takes a command line
 //! as users write it and makes it one that can be recorded or ridden, [`run`] starts it with the probe inside
-//! and tells what happens to it, [`digest`] names files by their content.
+//! and tells what happens to it, [`monitor`] and [`stub`] command one that is running, [`digest`] names files by
+//! their content.
 
 pub mod arguments;
 pub mod build;
 pub mod digest;
+pub mod monitor;
 pub mod run;
+pub mod stub;

@@ -92,6 +92,17 @@ pub struct Plan<'a> {
     pub typed: Typing,
     /// Descriptors besides the probe's socket that QEMU shall have, under the same numbers.
     pub passed: &'a [BorrowedFd<'a>],
+    /// Whether it shall be commanded: it then stands still before the first instruction.
+    pub commanded: bool,
+}
+
+/// The ends of what commands a QEMU, before anything is said on them.
+#[derive(Debug)]
+pub struct Controls {
+    pub monitor: UnixStream,
+    pub stub: UnixStream,
+    /// Where the probe is asked while the guest stands still.
+    pub asking: UnixStream,
 }
 
 /// A running QEMU. Dropping it kills it.
@@ -105,6 +116,7 @@ pub struct Run {
     errors: Arc<Mutex<Vec<u8>>>,
     readers: Vec<JoinHandle<()>>,
     ended: Option<ExitStatus>,
+    controls: Option<Controls>,
     /// What the probe said of the build; without one nothing.
     pub plugin_api: i32,
     pub target: String,
@@ -127,13 +139,34 @@ impl Run {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
+        let mut plugin = Vec::new();
         if let Some(probe) = plan.probe {
-            command.arg("-plugin").arg(format!("{},fd={}", probe.display(), guest.as_raw_fd()));
+            plugin.push(format!("{},fd={}", probe.display(), guest.as_raw_fd()));
             passed.push(guest.as_raw_fd());
+        }
+        let mut theirs = Vec::new();
+        let controls = if plan.commanded {
+            let mut pair = || UnixStream::pair().map(|(ours, end)| (ours, theirs.push(end)).0);
+            let controls = Controls { monitor: pair()?, stub: pair()?, asking: pair()? };
+            let [monitor, stub, asking] = [0, 1, 2].map(|end: usize| theirs[end].as_raw_fd());
+            passed.extend([monitor, stub, asking]);
+            plugin.push(format!("asking={asking}"));
+            command
+                .arg("-S")
+                .args(["-chardev", &format!("socket,id=tandem-monitor,fd={monitor}")])
+                .args(["-mon", "chardev=tandem-monitor,mode=control"])
+                .args(["-chardev", &format!("socket,id=tandem-stub,fd={stub}")])
+                .args(["-gdb", "chardev:tandem-stub"]);
+            Some(controls)
+        } else {
+            None
+        };
+        if plan.probe.is_some() {
+            command.arg("-plugin").arg(plugin.join(","));
         }
         hand_over(&mut command, passed);
         let mut child = command.spawn().map_err(|why| Error::Start { path: plan.build.path.clone(), why })?;
-        drop(guest);
+        drop((guest, theirs));
         let errors = Arc::new(Mutex::new(Vec::new()));
         let mut readers = Vec::new();
         if let Some(stdout) = child.stdout.take() {
@@ -165,6 +198,7 @@ impl Run {
             errors,
             readers,
             ended: None,
+            controls,
             plugin_api: 0,
             target: String::new(),
         };
@@ -217,6 +251,11 @@ impl Run {
         }
     }
 
+    /// What commands it, the first time that this is asked; only where the plan says so.
+    pub fn controls(&mut self) -> Option<Controls> {
+        self.controls.take()
+    }
+
     /// Tells the probe something. Where QEMU has just died the message is lost: a
     /// [`Happening::ProbeGone`] says so.
     pub fn say(&mut self, message: &ToProbe) {
@@ -245,6 +284,18 @@ impl Run {
     fn signal(&mut self, signal: Signal) {
         if let (None, Ok(pid)) = (self.ended, i32::try_from(self.child.id())) {
             let _ = kill(Pid::from_raw(pid), signal);
+        }
+    }
+
+    /// How QEMU has ended, where it does within `limit`.
+    pub fn ended(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let end = Instant::now() + limit;
+        loop {
+            match self.child.try_wait() {
+                Ok(Some(_)) => return self.wait().ok(),
+                Ok(None) if Instant::now() < end => std::thread::sleep(Duration::from_millis(5)),
+                _ => return None,
+            }
         }
     }
 

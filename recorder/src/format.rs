@@ -1,4 +1,4 @@
-//! The layout of a recording (`.tdm`), version 2. FORMAT.md beside this folder is the description to the byte, for
+//! The layout of a recording (`.tdm`), version 3. FORMAT.md beside this folder is the description to the byte, for
 //! who writes a reader of their own; here is what the code needs of it. Numbers are little-endian.
 //!
 //! ```text
@@ -25,7 +25,8 @@ use std::path::{Path, PathBuf};
 ///
 /// - 1: QEMU's log as it is, witness, console, manifest and ending in bincode.
 /// - 2: events in columns; `first` in each frame's header; index and footer; manifest and ending in JSON.
-pub const VERSION: u16 = 2;
+/// - 3: the witness is made of what instructions are within their pages, not of their addresses.
+pub const VERSION: u16 = 3;
 
 pub const MAGIC: [u8; 8] = *b"TANDEM\r\n";
 

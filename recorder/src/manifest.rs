@@ -6,6 +6,7 @@ use qemu::arguments::{Arguments, Time};
 use qemu::build::Build;
 use qemu::digest::sha256;
 use serde::{Deserialize, Serialize};
+use trace::message::Point;
 
 /// How a recording was started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,8 +46,9 @@ pub struct GuestFile {
 /// How a recording ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ending {
-    /// The last place at which the stream of instructions is known; `None` without a witness.
-    pub proof: Option<Proof>,
+    /// The last point at which the stream of instructions is known; `None` without a witness. Of a guest that was not cut
+    /// off it is where it asked to shut down: what runs behind that is not the same from run to run.
+    pub proof: Option<Point>,
     /// QEMU's icount at the end.
     pub icount: u64,
     /// Events that QEMU logged, and those of them that were left out.
@@ -58,20 +60,6 @@ pub struct Ending {
     pub cut: bool,
     /// QEMU's exit status; `None` where a signal killed it, or nobody saw it.
     pub status: Option<i32>,
-}
-
-/// A place in the stream of instructions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Proof {
-    /// Instructions up to there: of a guest that was not cut off, up to its request to shut down. What runs behind
-    /// that is not the same from run to run.
-    pub position: u64,
-    pub digest: u64,
-}
-
-impl Proof {
-    /// Before the first instruction.
-    pub const START: Proof = Proof { position: 0, digest: 0 };
 }
 
 impl Ending {

@@ -4,13 +4,13 @@
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use trace::message::CHUNK;
+use trace::message::{CHUNK, Point};
 
 use crate::columns::Events;
 use crate::format::{Kind, Place, incomplete, repairing};
 use crate::frame::Frame;
 use crate::log::decoder::Totals;
-use crate::manifest::{Ending, Proof};
+use crate::manifest::Ending;
 use crate::reader::{self, Frames, Reader};
 use crate::writer::{self, Writer, lock};
 
@@ -40,7 +40,7 @@ struct Salvage {
     places: Vec<Place>,
     totals: Totals,
     ending: Option<Ending>,
-    proof: Option<Proof>,
+    proof: Option<Point>,
     chunks: u64,
     broken: Option<reader::Error>,
 }
@@ -126,7 +126,7 @@ fn salvage(frames: &mut Frames) -> Result<Salvage, Error> {
         places: Vec::new(),
         totals: Totals::default(),
         ending: None,
-        proof: manifest.witness.map(|_| Proof::START),
+        proof: manifest.witness.map(|_| Point::START),
         chunks: 0,
         broken: None,
     };
@@ -162,7 +162,7 @@ fn salvage(frames: &mut Frames) -> Result<Salvage, Error> {
         for (index, digest) in (first..).zip(digests) {
             let position = index.saturating_add(1).saturating_mul(CHUNK);
             if position <= salvage.totals.icount {
-                salvage.proof = Some(Proof { position, digest: u64::from_le_bytes(*digest) });
+                salvage.proof = Some(Point { position, digest: u64::from_le_bytes(*digest) });
             }
         }
     }

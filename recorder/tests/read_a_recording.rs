@@ -8,12 +8,12 @@ use std::path::Path;
 
 use recorder::format::{FOOTER, Kind, VERSION, incomplete};
 use recorder::gather;
-use recorder::manifest::Proof;
 use recorder::reader::{Error, Reader};
 use recorder::repair::{self, Found, repair};
 use recorder::writer::Writer;
 use sample::{CHUNKS, console, ending, events, log, manifest, write, write_unfinished};
 use tempfile::TempDir;
+use trace::message::Point;
 
 const LOG: u32 = 0x00e0_200c;
 
@@ -172,7 +172,7 @@ fn every_truncation_is_told_and_repaired() {
                     assert_eq!(held[held.len() - 2].1, "shutdown");
                 }
                 let proof = ending.proof.unwrap();
-                assert!(proof == Proof::START || proof.position <= ending.icount, "{ending:?}");
+                assert!(proof == Point::START || proof.position <= ending.icount, "{ending:?}");
                 assert!(!broken.exists());
                 std::fs::remove_file(path).unwrap();
             }

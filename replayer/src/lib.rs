@@ -1,5 +1,12 @@
 //! Replays a recording. [`source`] makes of a recording what QEMU needs to replay it; [`verify`] replays it and
-//! compares every chunk with the witness.
+//! compares every chunk with the witness. A [`machine`] is a replay that is commanded; [`seek`] takes one to a
+//! [`moment`], and [`registers`] reads what it shows there, with the
+//! names of [`symbols`].
 
+pub mod machine;
+pub mod moment;
+pub mod registers;
+pub mod seek;
 pub mod source;
+pub mod symbols;
 pub mod verify;

@@ -6,7 +6,7 @@ use std::io::{self, BufWriter, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use qemu::arguments::{Arguments, Refusal};
+use qemu::arguments::{Arguments, Refusal, Time};
 use recorder::manifest::Changed;
 use recorder::pack::{self, unpacked};
 use recorder::reader::{self, Reader};
@@ -31,6 +31,8 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Source {
     log: File,
+    parsed: Arguments,
+    time: Time,
     /// Where QEMU is started.
     pub folder: PathBuf,
     /// The whole command line but for the probe.
@@ -74,8 +76,16 @@ impl Source {
         recording.copy_log(&mut log)?;
         log.flush()?;
         let log = log.into_inner().map_err(io::IntoInnerError::into_error)?;
-        let line = parsed.replayed(time, &format!("/proc/self/fd/{}", log.as_raw_fd()))?.line;
-        Ok(Source { log, folder, line })
+        let line = parsed.replayed(time, &path(&log))?.line;
+        Ok(Source { log, parsed, time, folder, line })
+    }
+
+    /// The command line of a replay that is commanded: when the guest ends, QEMU stays.
+    #[must_use]
+    pub fn commanded(&self) -> Vec<String> {
+        let mut line = self.line.clone();
+        line.push("-no-shutdown".to_owned());
+        line
     }
 
     /// The log's descriptor, to be passed to QEMU.
@@ -83,4 +93,9 @@ impl Source {
     pub fn log(&self) -> BorrowedFd<'_> {
         self.log.as_fd()
     }
+}
+
+/// The name by which a QEMU that was given a file's descriptor opens it.
+fn path(file: &File) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
 }

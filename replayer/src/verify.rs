@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use qemu::build::Build;
 use qemu::run::{self, Happening, Plan, Run, Typing, describe};
-use recorder::manifest::Proof;
 use recorder::reader::{self, Reader};
-use trace::message::{CHUNK, FromProbe, KEPT, ToProbe};
+use trace::message::{CHUNK, FromProbe, KEPT, Point, ToProbe, Watch};
 
 use crate::source::{self, Source};
 
@@ -74,7 +73,7 @@ pub fn verify(
 ) -> Result<Verdict, Error> {
     let source = Source::unpack(recording, None, request.files)?;
     let proof = recording.ending.proof;
-    let proven = proof.unwrap_or(Proof::START);
+    let proven = proof.unwrap_or(Point::START);
     let least = recording.ending.instructions();
     let mut replayed_console = BufWriter::new(tempfile::tempfile().map_err(source::Error::from)?);
     let (tell, come) = channel();
@@ -85,14 +84,19 @@ pub fn verify(
         probe: Some(request.probe),
         typed: Typing::Nothing,
         passed: &[source.log()],
+        commanded: false,
     };
     let mut run = Run::start(&plan, move |happening| drop(tell.send(happening)))?;
     // It must not run so far behind the place of the proof that it forgets the digest there before it is asked.
-    run.say(&ToProbe::Go { credit: proven.position / CHUNK + KEPT - 1 });
+    run.say(&ToProbe::Go {
+        credit: proven.position / CHUNK + KEPT - 1,
+        from: Point::START,
+        watch: Watch::default(),
+    });
     let mut chunks = 0;
     let mut moved = Instant::now();
     let mut asked = false;
-    let mut same = proven == Proof::START;
+    let mut same = proven == Point::START;
     let mut ended = None;
     let mut stalled = false;
     let verdict = loop {

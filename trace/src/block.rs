@@ -10,13 +10,22 @@ use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 
 use serde::{Deserialize, Serialize};
 
-use crate::digest::Step;
+use crate::digest::{Step, identity};
 
-/// One guest instruction of a block: its address and its bytes.
+/// One guest instruction of a block: its address, of those of its page the one through which it was translated, and its
+/// bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instruction {
     pub address: u64,
     pub bytes: Vec<u8>,
+}
+
+impl Instruction {
+    /// What stands for it in the digest.
+    #[must_use]
+    pub fn identity(&self) -> u64 {
+        identity(self.address, &self.bytes)
+    }
 }
 
 /// A translated block: its instructions, and their digest as one step.
@@ -26,6 +35,7 @@ pub struct Block {
     count: u32,
     step: Step,
     addresses: Vec<u64>,
+    identities: Vec<u64>,
     /// The instructions' bytes one after the other; `sizes` says where each ends.
     bytes: Vec<u8>,
     sizes: Vec<u8>,
@@ -34,11 +44,13 @@ pub struct Block {
 impl Block {
     fn new(id: u32, instructions: &[Instruction]) -> Self {
         let addresses: Vec<u64> = instructions.iter().map(|i| i.address).collect();
+        let identities: Vec<u64> = instructions.iter().map(Instruction::identity).collect();
         Block {
             id,
             count: u32::try_from(instructions.len()).expect("QEMU's blocks have at most 512 instructions"),
-            step: Step::over(&addresses),
+            step: Step::over(&identities),
             addresses,
+            identities,
             bytes: instructions.iter().flat_map(|i| i.bytes.iter().copied()).collect(),
             sizes: instructions.iter().map(|i| u8::try_from(i.bytes.len()).unwrap_or(u8::MAX)).collect(),
         }
@@ -65,10 +77,16 @@ impl Block {
         self.step
     }
 
-    /// The addresses of its instructions, in order.
+    /// The addresses of its instructions, in order; see [`Instruction`].
     #[must_use]
     pub fn addresses(&self) -> &[u64] {
         &self.addresses
+    }
+
+    /// What stands for each of its instructions in the digest.
+    #[must_use]
+    pub fn identities(&self) -> &[u64] {
+        &self.identities
     }
 
     /// Its instructions, in order.

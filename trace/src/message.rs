@@ -4,13 +4,16 @@
 //! instruction. While the guest runs it sends a [`FromProbe::Chunk`] each time one is full, and answers
 //! questions then. It waits at the end of a chunk when its credit is used up, and after [`FromProbe::End`]
 //! until it is let go with [`ToProbe::Finish`].
+//!
+//! While QEMU has the guest stopped the probe's own thread does not run. Then, and only then, the host may say
+//! [`Where`] on a second socket, and gets a [`Standing`].
 
 use serde::{Deserialize, Serialize};
 
 use crate::block::Instruction;
 
 /// Changes with every change of these messages: a probe and a host of two releases must not talk.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// Instructions in a chunk: 2^20.
 pub const CHUNK: u64 = 1 << 20;
@@ -41,14 +44,17 @@ pub enum FromProbe {
     Digests(Option<Vec<u64>>),
     /// The answer to [`ToProbe::Window`]; `None` where the probe no longer or not yet knows.
     Window(Option<Window>),
+    /// The last instruction that is wanted of those watched for starts now; so many were before it.
+    Found { position: u64 },
     /// The probe can't go on: whatever it said after the last chunk is void.
     Failure(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToProbe {
-    /// Run, up to the end of `credit` chunks.
-    Go { credit: u64 },
+    /// Run, up to the end of `credit` chunks counted from the start. What QEMU runs begins at `from`, and `watch` says
+    /// what to look out for.
+    Go { credit: u64, from: Point, watch: Watch },
     /// Run on, up to the end of `credit` chunks counted from the start.
     Credit(u64),
     /// The digests at each position from `from` to `to`, both included.
@@ -57,6 +63,64 @@ pub enum ToProbe {
     Window(u64),
     /// Nothing more will be asked.
     Finish,
+}
+
+/// A point of the stream: how many instructions are before it, and their digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Point {
+    pub position: u64,
+    pub digest: u64,
+}
+
+impl Point {
+    /// Before the first instruction.
+    pub const START: Point = Point { position: 0, digest: 0 };
+}
+
+/// What a probe shall look out for.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Watch {
+    /// Instructions at these addresses, when they start.
+    pub addresses: Vec<u64>,
+    /// Accesses by instructions to these bytes. What QEMU writes for the guest otherwise (an interrupt's frame, DMA) is
+    /// not seen.
+    pub memory: Vec<Range>,
+    /// Of how many instructions seen the last one's position is wanted, counted from 1; 0: of all.
+    pub until: u64,
+}
+
+impl Watch {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.addresses.is_empty() && self.memory.is_empty()
+    }
+}
+
+/// Bytes of the guest's virtual memory, and which accesses to them count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Range {
+    pub address: u64,
+    pub length: u64,
+    pub reads: bool,
+    pub writes: bool,
+}
+
+/// Asked while the guest stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Where;
+
+/// Where a guest stands that QEMU has stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Behind the last instruction that has started.
+    pub point: Point,
+    /// Where that one is not its block's last: its address. Either it has faulted, or it will start again at once; then
+    /// it is not in the stream yet.
+    pub unfinished: Option<u64>,
+    /// How many instructions were seen of those that are watched for, each start counted, and the position of the last
+    /// that is wanted: so many instructions were before it.
+    pub seen: u64,
+    pub last: Option<u64>,
 }
 
 /// A stretch of the stream, as block entries.

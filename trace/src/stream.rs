@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 
 use crate::block::{Block, Table};
 use crate::digest::{Step, append};
-use crate::message::{CHUNK, KEPT, MOST_DIGESTS, Visit, Window};
+use crate::message::{CHUNK, KEPT, MOST_DIGESTS, Point, Visit, Window};
 
 /// Marks an entry whose number of instructions follows in the next word.
 const PARTIAL: u32 = 1 << 31;
@@ -71,6 +71,11 @@ pub struct Unaccounted {
     pub started: u64,
 }
 
+/// Where the chunk that `position` is in ends.
+fn chunk_end(position: u64) -> u64 {
+    (position / CHUNK + 1) * CHUNK
+}
+
 /// The stream of one vCPU.
 #[derive(Debug)]
 pub struct Stream {
@@ -84,24 +89,40 @@ pub struct Stream {
     kept: VecDeque<Chunk>,
 }
 
-impl Default for Stream {
-    fn default() -> Self {
+impl Stream {
+    /// A stream that goes on from `point`.
+    #[must_use]
+    pub fn at(point: Point) -> Self {
+        let Point { position, digest } = point;
         Stream {
             running: None,
-            position: 0,
-            digest: 0,
-            boundary: CHUNK,
-            current: Chunk::default(),
+            position,
+            digest,
+            boundary: chunk_end(position),
+            current: Chunk { first: position, digest, skip: 0, entries: Vec::new() },
             kept: VecDeque::new(),
         }
     }
-}
 
-impl Stream {
     /// Instructions that are in the stream for certain, and their digest.
     #[must_use]
-    pub fn end(&self) -> (u64, u64) {
-        (self.position, self.digest)
+    pub fn end(&self) -> Point {
+        Point { position: self.position, digest: self.digest }
+    }
+
+    /// Behind the last instruction that has started, `started` of them since the last entry; and that one's address
+    /// where it is not its block's last.
+    #[must_use]
+    pub fn standing(&self, started: u64) -> (Point, Option<u64>) {
+        let identities = self.running.map(Block::identities).unwrap_or_default();
+        let addresses = self.running.map(Block::addresses).unwrap_or_default();
+        let ran = usize::try_from(started).unwrap_or(usize::MAX).min(identities.len());
+        let point = Point {
+            position: self.position + ran as u64,
+            digest: Step::over(&identities[..ran]).after(self.digest),
+        };
+        let unfinished = if ran < addresses.len() { addresses[..ran].last().copied() } else { None };
+        (point, unfinished)
     }
 
     /// `block` is entered; `started` instructions have started since the entry before.
@@ -118,7 +139,7 @@ impl Stream {
             self.current.entries.push(before.id());
             return Ok(None);
         }
-        self.leave(before, started, block.addresses().first().copied())
+        self.leave(before, started, block.identities().first().copied())
     }
 
     /// The run is over; `started` instructions have started since the last entry.
@@ -140,12 +161,15 @@ impl Stream {
         started: u64,
         next: Option<u64>,
     ) -> Result<Option<Full>, Unaccounted> {
-        let addresses = block.addresses();
+        let identities = block.identities();
         let mut ran = match u32::try_from(started) {
             Ok(ran) if ran <= block.count() => ran,
-            _ => return Err(Unaccounted { address: addresses[0], count: block.count(), started }),
+            _ => {
+                let address = block.addresses()[0];
+                return Err(Unaccounted { address, count: block.count(), started });
+            }
         };
-        if ran > 0 && ran < block.count() && next == Some(addresses[ran as usize - 1]) {
+        if ran > 0 && ran < block.count() && next == Some(identities[ran as usize - 1]) {
             ran -= 1;
         }
         if ran == 0 {
@@ -153,7 +177,7 @@ impl Stream {
         }
         let end = self.position + u64::from(ran);
         let mut full = None;
-        let mut rest = &addresses[..ran as usize];
+        let mut rest = &identities[..ran as usize];
         self.current.push(block.id(), block.count(), ran);
         if end >= self.boundary {
             let (inside, after) =
@@ -200,7 +224,7 @@ impl Stream {
         for chunk in self.chunks() {
             let (mut position, mut digest) = (chunk.first, chunk.digest);
             // A chunk's last entry may reach over its end: the next chunk starts there.
-            let end = (chunk.first + CHUNK).min(self.position);
+            let end = chunk_end(chunk.first).min(self.position);
             if from <= position && position <= to && found.is_empty() {
                 found.push(digest);
             }
@@ -208,11 +232,12 @@ impl Stream {
                 continue;
             }
             for (block, visit) in chunk.visits(table) {
-                for &address in &block.addresses()[visit.skip as usize..(visit.skip + visit.ran) as usize] {
+                let ran = visit.skip as usize..(visit.skip + visit.ran) as usize;
+                for &identity in &block.identities()[ran] {
                     if position == end {
                         break;
                     }
-                    digest = append(digest, address);
+                    digest = append(digest, identity);
                     position += 1;
                     if from <= position && position <= to {
                         found.push(digest);
@@ -226,10 +251,11 @@ impl Stream {
     /// The instructions of chunk `index`, as far as they have run; `None` where it is forgotten or has not begun.
     #[must_use]
     pub fn window(&self, table: &Table, index: u64) -> Option<Window> {
-        let chunk = self.chunks().find(|chunk| chunk.first / CHUNK == index)?;
+        let chunk = self.chunks().find(|chunk| chunk.first == index * CHUNK)?;
         let mut window = Window { first: chunk.first, ..Window::default() };
         let mut named = std::collections::HashMap::new();
-        let mut left = u32::try_from(CHUNK.min(self.position - chunk.first)).unwrap_or(u32::MAX);
+        let end = chunk_end(chunk.first).min(self.position);
+        let mut left = u32::try_from(end - chunk.first).unwrap_or(u32::MAX);
         for (block, mut visit) in chunk.visits(table) {
             visit.ran = visit.ran.min(left);
             left -= visit.ran;
@@ -248,6 +274,7 @@ impl Stream {
 mod tests {
     use super::*;
     use crate::block::Instruction;
+    use crate::digest::identity;
     use proptest::prelude::*;
 
     fn block(table: &mut Table, addresses: &[u64]) -> &'static Block {
@@ -257,7 +284,7 @@ mod tests {
     }
 
     fn plain(addresses: &[u64]) -> u64 {
-        addresses.iter().fold(0, |digest, &address| append(digest, address))
+        addresses.iter().fold(0, |digest, &address| append(digest, identity(address, &[0x90])))
     }
 
     fn expand(window: &Window) -> Vec<u64> {
@@ -273,40 +300,40 @@ mod tests {
 
     #[test]
     fn a_fault_in_the_middle_counts_what_started() {
-        let (mut table, mut stream) = (Table::default(), Stream::default());
+        let (mut table, mut stream) = (Table::default(), Stream::at(Point::START));
         let (a, handler) = (block(&mut table, &[1, 2, 3, 4]), block(&mut table, &[100, 101]));
         stream.enter(a, 0).unwrap();
         stream.enter(handler, 3).unwrap();
         stream.finish(2).unwrap();
-        assert_eq!(stream.end(), (5, plain(&[1, 2, 3, 100, 101])));
+        assert_eq!(stream.end(), Point { position: 5, digest: plain(&[1, 2, 3, 100, 101]) });
     }
 
     #[test]
     fn an_instruction_that_starts_again_at_once_counts_once() {
-        let (mut table, mut stream) = (Table::default(), Stream::default());
+        let (mut table, mut stream) = (Table::default(), Stream::at(Point::START));
         let (a, again, rest) =
             (block(&mut table, &[1, 2, 3, 4]), block(&mut table, &[2]), block(&mut table, &[3, 4]));
         stream.enter(a, 0).unwrap();
         stream.enter(again, 2).unwrap();
         stream.enter(rest, 1).unwrap();
         stream.finish(2).unwrap();
-        assert_eq!(stream.end(), (4, plain(&[1, 2, 3, 4])));
+        assert_eq!(stream.end(), Point { position: 4, digest: plain(&[1, 2, 3, 4]) });
     }
 
     #[test]
     fn a_loop_of_one_instruction_counts_each_time() {
-        let (mut table, mut stream) = (Table::default(), Stream::default());
+        let (mut table, mut stream) = (Table::default(), Stream::at(Point::START));
         let a = block(&mut table, &[7]);
         stream.enter(a, 0).unwrap();
         stream.enter(a, 1).unwrap();
         stream.enter(a, 1).unwrap();
         stream.finish(1).unwrap();
-        assert_eq!(stream.end(), (3, plain(&[7, 7, 7])));
+        assert_eq!(stream.end(), Point { position: 3, digest: plain(&[7, 7, 7]) });
     }
 
     #[test]
     fn more_starts_than_instructions_is_an_error() {
-        let (mut table, mut stream) = (Table::default(), Stream::default());
+        let (mut table, mut stream) = (Table::default(), Stream::at(Point::START));
         let a = block(&mut table, &[7, 8]);
         stream.enter(a, 0).unwrap();
         assert_eq!(stream.enter(a, 3), Err(Unaccounted { address: 7, count: 2, started: 3 }));
@@ -324,7 +351,7 @@ mod tests {
             let address = |position: usize| 0x1000 + position as u64 % period;
             let mut streams = Vec::new();
             for cuts in [cuts_a, cuts_b] {
-                let (mut table, mut stream, mut fulls) = (Table::default(), Stream::default(), Vec::new());
+                let (mut table, mut stream, mut fulls) = (Table::default(), Stream::at(Point::START), Vec::new());
                 let (mut position, mut started) = (0usize, 0u64);
                 for (count, lost) in cuts.into_iter().cycle() {
                     if position >= length { break; }
@@ -345,7 +372,7 @@ mod tests {
             prop_assert_eq!(fulls_a.len(), 2);
             prop_assert_eq!(fulls_a, fulls_b);
             prop_assert_eq!(a.end(), b.end());
-            prop_assert_eq!(a.end().0, length as u64);
+            prop_assert_eq!(a.end().position, length as u64);
             for index in 0..3 {
                 let window_a = expand(&a.window(table_a, index).unwrap());
                 prop_assert_eq!(&window_a, &expand(&b.window(table_b, index).unwrap()));
@@ -356,9 +383,9 @@ mod tests {
             let digests = a.digests(table_a, around.0, around.1).unwrap();
             prop_assert_eq!(&digests, &b.digests(table_b, around.0, around.1).unwrap());
             prop_assert_eq!(digests[100], fulls_a[0].digest);
-            prop_assert_eq!(a.digests(table_a, a.end().0, a.end().0), Some(vec![a.end().1]));
+            prop_assert_eq!(a.digests(table_a, a.end().position, a.end().position), Some(vec![a.end().digest]));
             prop_assert_eq!(a.digests(table_a, 0, 0), Some(vec![0]));
-            prop_assert_eq!(a.digests(table_a, a.end().0, a.end().0 + 1), None);
+            prop_assert_eq!(a.digests(table_a, a.end().position, a.end().position + 1), None);
         }
     }
 }

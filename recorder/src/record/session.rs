@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use qemu::run::{Happening, Run, describe};
-use trace::message::{CHUNK, FromProbe, MOST_DIGESTS, ToProbe};
+use trace::message::{CHUNK, FromProbe, MOST_DIGESTS, Point, ToProbe};
 
 use super::intake::{FLUSH, Taken, Waiting};
 use super::script::Script;
@@ -16,7 +16,7 @@ use super::{Come, Error, Recorded, Show};
 use crate::format::{Kind, LONGEST};
 use crate::log::Version;
 use crate::log::decoder::{Shutdown, Totals};
-use crate::manifest::{Ending, Proof};
+use crate::manifest::Ending;
 use crate::writer::{self, Writer};
 use crate::{console, gather};
 
@@ -366,28 +366,28 @@ impl Session {
     ///
     /// A position runs ahead of QEMU's icount by the faults before it, of which the log knows only the sum up to the
     /// end; each exception behind the shutdown may have been one, so the place is one that lies at or before it.
-    fn proof(&self, totals: Totals, shutdown: Shutdown, last: u64, tail: &(u64, Vec<u64>)) -> Proof {
+    fn proof(&self, totals: Totals, shutdown: Shutdown, last: u64, tail: &(u64, Vec<u64>)) -> Point {
         let ahead = last.saturating_sub(totals.icount);
         let behind = totals.exceptions - shutdown.exceptions;
         let position = (shutdown.icount + ahead.saturating_sub(behind)).min(last);
         let (from, digests) = tail;
         let known = position.checked_sub(*from).and_then(|at| digests.get(usize::try_from(at).ok()?));
         match known {
-            Some(&digest) => Proof { position, digest },
+            Some(&digest) => Point { position, digest },
             // A shutdown so long before the end that the probe has forgotten it.
             None => self.chunk_before(position),
         }
     }
 
     /// The end of the last chunk at or before `position`.
-    fn chunk_before(&self, position: u64) -> Proof {
+    fn chunk_before(&self, position: u64) -> Point {
         let full = (position / CHUNK).min(self.chunks);
         let forgotten = self.chunks - self.recent.len() as u64;
         let digest =
             full.checked_sub(forgotten + 1).and_then(|at| self.recent.get(usize::try_from(at).ok()?));
         match digest {
-            Some(&digest) => Proof { position: full * CHUNK, digest },
-            None => Proof::START,
+            Some(&digest) => Point { position: full * CHUNK, digest },
+            None => Point::START,
         }
     }
 }

@@ -11,9 +11,10 @@ use recorder::columns::Builder;
 use recorder::format::Kind;
 use recorder::log::Version;
 use recorder::log::decoder::Decoder;
-use recorder::manifest::{Ending, Manifest, Proof};
+use recorder::manifest::{Ending, Manifest};
 use recorder::reader::Reader;
 use recorder::writer::Writer;
+use trace::message::Point;
 
 pub const CHUNKS: [u64; 3] = [7, 8, 9];
 
@@ -36,7 +37,7 @@ pub fn manifest(log: u32) -> Manifest {
 
 pub fn ending() -> Ending {
     Ending {
-        proof: Some(Proof { position: 3 << 20, digest: 9 }),
+        proof: Some(Point { position: 3 << 20, digest: 9 }),
         icount: 3 << 20,
         events: 12,
         dropped: 0,

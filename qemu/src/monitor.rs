@@ -1,0 +1,172 @@
+//! A QEMU's monitor, spoken to in QMP over a socket pair (docs/interop/qmp-spec.rst).
+
+use std::collections::VecDeque;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("QEMU's monitor does not answer within {limit} s", limit = LIMIT.as_secs())]
+    Mute,
+    #[error("the connection to QEMU's monitor is lost: {0}")]
+    Lost(io::Error),
+    #[error("QEMU's monitor refuses `{command}`: {why}")]
+    Refused { command: String, why: String },
+    #[error("QEMU's monitor said what no monitor says: {0}")]
+    Strange(String),
+}
+
+/// How long QEMU may take to answer. Its main loop waits while the vCPU runs to its next event.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// What lies beyond this in one answer is no monitor's, bytes.
+const LONGEST: u64 = 16 << 20;
+
+/// A monitor that takes commands.
+#[derive(Debug)]
+pub struct Monitor {
+    to: UnixStream,
+    from: BufReader<UnixStream>,
+    /// Events that came while an answer was waited for, by name.
+    events: VecDeque<String>,
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Error::Mute,
+            _ => Error::Lost(error),
+        }
+    }
+}
+
+impl Monitor {
+    /// Waits for the monitor's greeting, and leaves it ready for commands.
+    ///
+    /// # Errors
+    /// Where no monitor speaks on `socket`.
+    pub fn greet(socket: UnixStream) -> Result<Self, Error> {
+        socket.set_read_timeout(Some(LIMIT))?;
+        let from = BufReader::new(socket.try_clone()?);
+        let mut monitor = Monitor { to: socket, from, events: VecDeque::new() };
+        let greeting = monitor.line()?;
+        if greeting.get("QMP").is_none() {
+            return Err(Error::Strange(greeting.to_string()));
+        }
+        monitor.execute("qmp_capabilities", &json!({}))?;
+        Ok(monitor)
+    }
+
+    fn line(&mut self) -> Result<Value, Error> {
+        let mut line = Vec::new();
+        io::Read::take(&mut self.from, LONGEST).read_until(b'\n', &mut line)?;
+        if line.is_empty() {
+            return Err(Error::Lost(io::ErrorKind::UnexpectedEof.into()));
+        }
+        let strange = |_| Error::Strange(String::from_utf8_lossy(&line).trim().to_owned());
+        serde_json::from_slice(&line).map_err(strange)
+    }
+
+    /// Has `command` executed; gives back what it returns.
+    ///
+    /// # Errors
+    /// Where QEMU refuses it or is gone.
+    pub fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value, Error> {
+        let said = json!({ "execute": command, "arguments": arguments });
+        self.to.write_all(format!("{said}\n").as_bytes())?;
+        loop {
+            let mut answer = self.line()?;
+            if let Some(event) = answer.get("event").and_then(Value::as_str) {
+                self.events.push_back(event.to_owned());
+            } else if let Some(error) = answer.get("error") {
+                let why =
+                    error.get("desc").and_then(Value::as_str).unwrap_or("it does not say why").to_owned();
+                return Err(Error::Refused { command: command.to_owned(), why });
+            } else if let Some(value) = answer.get_mut("return") {
+                return Ok(value.take());
+            } else {
+                return Err(Error::Strange(answer.to_string()));
+            }
+        }
+    }
+
+    /// Has a line of QEMU's monitor for people executed; gives back what it prints.
+    ///
+    /// # Errors
+    /// As [`execute`](Self::execute).
+    pub fn human(&mut self, line: &str) -> Result<String, Error> {
+        let said = self.execute("human-monitor-command", &json!({ "command-line": line }))?;
+        let text = said.as_str().ok_or_else(|| Error::Strange(said.to_string()))?;
+        Ok(text.replace('\r', ""))
+    }
+
+    /// How many instructions a replay has retired.
+    ///
+    /// # Errors
+    /// Where QEMU does not replay or is gone.
+    pub fn icount(&mut self) -> Result<u64, Error> {
+        let said = self.execute("query-replay", &json!({}))?;
+        said.get("icount").and_then(Value::as_u64).ok_or_else(|| Error::Strange(said.to_string()))
+    }
+
+    /// Has a replay stop when so many instructions are retired.
+    ///
+    /// # Errors
+    /// Where that is in the past, or QEMU is gone.
+    pub fn stop_at(&mut self, icount: u64) -> Result<(), Error> {
+        self.execute("replay-break", &json!({ "icount": icount })).map(drop)
+    }
+
+    /// Whether an event of this name has come since this was asked last.
+    pub fn happened(&mut self, name: &str) -> bool {
+        let before = self.events.len();
+        self.events.retain(|event| event != name);
+        self.events.len() < before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::{Error, Monitor};
+    use proptest::prelude::*;
+
+    /// A monitor whose other end has said `said` and is gone.
+    fn monitor(said: &[u8]) -> Result<Monitor, Error> {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(said).unwrap();
+        theirs.shutdown(std::net::Shutdown::Write).unwrap();
+        // Held open for what is said to it.
+        std::thread::spawn(move || drop(theirs.read_to_end(&mut Vec::new())));
+        Monitor::greet(ours)
+    }
+
+    const GREETING: &str = "{\"QMP\": {\"version\": {}}}\n{\"return\": {}}\n";
+
+    #[test]
+    fn answers_are_told_from_events() {
+        let said = format!(
+            "{GREETING}{{\"event\": \"STOP\"}}\n{{\"return\": {{\"icount\": 7}}}}\n{{\"error\": {{\"desc\": \"no\"}}}}\n"
+        );
+        let mut monitor = monitor(said.as_bytes()).unwrap();
+        assert_eq!(monitor.icount().unwrap(), 7);
+        assert!(monitor.happened("STOP") && !monitor.happened("STOP"));
+        assert_eq!(monitor.stop_at(3).unwrap_err().to_string(), "QEMU's monitor refuses `replay-break`: no");
+        assert!(matches!(monitor.human("info registers"), Err(Error::Lost(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn noise_is_an_error(noise in prop::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(monitor(&noise).is_err());
+            let mut greeted = GREETING.as_bytes().to_vec();
+            greeted.extend(&noise);
+            prop_assert!(monitor(&greeted).and_then(|mut monitor| monitor.icount()).is_err());
+        }
+    }
+}

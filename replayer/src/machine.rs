@@ -1,0 +1,282 @@
+//! A replay that is commanded: it runs to an icount and stands there, or makes single steps, and can be asked what its
+//! guest looks like.
+//!
+//! QEMU stops a replay by its icount (`replay-break`), and stands still a moment later: an interrupt or exception that
+//! the log has at that icount may or may not have been taken by then. A single step is exact; [`crate::seek`] knows
+//! when it takes one.
+
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use qemu::build::Build;
+use qemu::monitor::{self, Monitor};
+use qemu::run::{self, Happening, Plan, Run, Typing, describe};
+use qemu::stub::{self, Stub};
+use trace::codec;
+use trace::message::{FromProbe, Point, Standing, ToProbe, Watch, Where};
+
+use crate::registers;
+use crate::source::Source;
+use crate::verify::STALL;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Run(#[from] run::Error),
+    #[error(transparent)]
+    Monitor(#[from] monitor::Error),
+    #[error(transparent)]
+    Stub(#[from] stub::Error),
+    #[error("the probe can't go on: {0}")]
+    Probe(String),
+    #[error("QEMU died at icount {icount} or soon after ({ending}){said}")]
+    Died { icount: u64, ending: String, said: String },
+    #[error("the replay stands still after icount {icount}, {limit} s without a full chunk", limit = STALL.as_secs())]
+    Stalled { icount: u64 },
+    #[error("interrupted at icount {0}")]
+    Interrupted(u64),
+    #[error("QEMU tells registers that this tandem can't read; what it told begins with: {0}")]
+    Registers(String),
+}
+
+/// How a guest comes to stand where a machine begins.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// QEMU's whole command line but for the probe and what commands it.
+    pub line: Vec<String>,
+    /// Where in the stream that is.
+    pub point: Point,
+}
+
+/// What all machines of a recording have in common.
+#[derive(Clone, Copy)]
+pub struct Setting<'a> {
+    pub source: &'a Source,
+    pub build: &'a Build,
+    pub probe: &'a Path,
+    pub interrupts: &'a AtomicU32,
+}
+
+/// A guest that stands still. Dropping it kills QEMU.
+pub struct Machine<'a> {
+    setting: Setting<'a>,
+    run: Run,
+    monitor: Monitor,
+    stub: Stub,
+    asking: UnixStream,
+    come: Receiver<Happening>,
+    /// How many instructions have been retired, by QEMU's count.
+    icount: u64,
+}
+
+/// What a run of a machine tells while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// A chunk is full: its index and the digest at its end.
+    Chunk { index: u64, digest: u64 },
+    /// The instruction that is looked for starts: so many were before it.
+    Found { position: u64 },
+}
+
+/// Why a machine stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Where it was sent.
+    Reached,
+    /// The guest has ended before.
+    Ended,
+    /// It doesn't: who was told something needs it no more.
+    Told,
+}
+
+impl<'a> Machine<'a> {
+    /// Starts QEMU and has it stand where `start` says. To be called on the main thread.
+    ///
+    /// # Errors
+    /// Where QEMU does not come up.
+    pub fn start(setting: Setting<'a>, start: &Start, watch: Watch) -> Result<Self, Error> {
+        let (tell, come) = channel();
+        let plan = Plan {
+            build: setting.build,
+            arguments: &start.line,
+            folder: &setting.source.folder,
+            probe: Some(setting.probe),
+            typed: Typing::Nothing,
+            passed: &[setting.source.log()],
+            commanded: true,
+        };
+        let mut run = Run::start(&plan, move |happening| drop(tell.send(happening)))?;
+        let controls = run.controls().ok_or_else(|| Error::Probe("it has no controls".to_owned()))?;
+        run.say(&ToProbe::Go { credit: u64::MAX, from: start.point, watch });
+        let up = |run: &mut Run| -> Result<_, Error> {
+            let mut monitor = Monitor::greet(controls.monitor)?;
+            let stub = Stub::attach(controls.stub)?;
+            let icount = monitor.icount()?;
+            let _ = run;
+            Ok((monitor, stub, icount))
+        };
+        match up(&mut run) {
+            Ok((monitor, stub, icount)) => {
+                Ok(Machine { setting, run, monitor, stub, asking: controls.asking, come, icount })
+            }
+            Err(error) => Err(Self::died(&mut run, 0).unwrap_or(error)),
+        }
+    }
+
+    /// What QEMU died of, where it has died.
+    fn died(run: &mut Run, icount: u64) -> Option<Error> {
+        let status = run.ended(Duration::from_millis(500))?;
+        Some(Error::Died { icount, ending: describe(status), said: run.last_words() })
+    }
+
+    fn or_died(&mut self, error: impl Into<Error>) -> Error {
+        Self::died(&mut self.run, self.icount).unwrap_or_else(|| error.into())
+    }
+
+    /// Instructions retired, by QEMU's count.
+    #[must_use]
+    pub fn icount(&self) -> u64 {
+        self.icount
+    }
+
+    /// Runs until `icount` instructions are retired, or the guest ends, or `tell` says that it is enough.
+    ///
+    /// # Errors
+    /// Where it does not get there, or `tell` fails.
+    pub fn run_to<E: From<Error>>(
+        &mut self,
+        icount: u64,
+        tell: &mut dyn FnMut(Told) -> Result<bool, E>,
+    ) -> Result<Stop, E> {
+        if icount <= self.icount {
+            return Ok(Stop::Reached);
+        }
+        self.monitor.stop_at(icount).map_err(|error| self.or_died(error))?;
+        self.stub.go().map_err(|error| self.or_died(error))?;
+        self.wait(icount, tell)
+    }
+
+    /// Executes one instruction, or takes one interrupt or exception.
+    ///
+    /// # Errors
+    /// Where QEMU does not.
+    pub fn step<E: From<Error>>(&mut self, tell: &mut dyn FnMut(Told) -> Result<bool, E>) -> Result<Stop, E> {
+        self.stub.step().map_err(|error| self.or_died(error))?;
+        self.wait(self.icount, tell)
+    }
+
+    /// Waits until the guest stands still.
+    fn wait<E: From<Error>>(
+        &mut self,
+        wanted: u64,
+        tell: &mut dyn FnMut(Told) -> Result<bool, E>,
+    ) -> Result<Stop, E> {
+        let mut moved = Instant::now();
+        loop {
+            let stopped = self.stub.stopped(Duration::from_millis(20));
+            let stopped = stopped.map_err(|error| self.or_died(error))?;
+            for happening in self.come.try_iter().collect::<Vec<_>>() {
+                moved = Instant::now();
+                let told = match happening {
+                    Happening::Console(_) => continue,
+                    Happening::Probe(FromProbe::Chunk { index, digest }) => Told::Chunk { index, digest },
+                    Happening::Probe(FromProbe::Found { position }) => Told::Found { position },
+                    Happening::Probe(FromProbe::Failure(why)) | Happening::ProbeGone(Some(why)) => {
+                        return Err(Error::Probe(why).into());
+                    }
+                    Happening::Probe(other) => {
+                        return Err(Error::Probe(format!("it said {other:?} out of turn")).into());
+                    }
+                    Happening::ProbeGone(None) => {
+                        let gone = Error::Probe("it is gone".to_owned());
+                        return Err(self.or_died(gone).into());
+                    }
+                };
+                if !tell(told)? {
+                    return Ok(Stop::Told);
+                }
+            }
+            if stopped.is_some() {
+                break;
+            }
+            if self.setting.interrupts.load(Ordering::Relaxed) > 0 {
+                return Err(Error::Interrupted(self.icount).into());
+            }
+            if moved.elapsed() > STALL {
+                return Err(Error::Stalled { icount: self.icount }.into());
+            }
+        }
+        self.icount = self.monitor.icount().map_err(|error| self.or_died(error))?;
+        Ok(if self.icount < wanted { Stop::Ended } else { Stop::Reached })
+    }
+
+    /// How many instructions of the stream are behind the guest.
+    ///
+    /// # Errors
+    /// Where the probe does not say.
+    pub fn position(&mut self) -> Result<u64, Error> {
+        let standing = self.standing()?;
+        // What will start again is not in the stream yet.
+        let again = standing.unfinished.is_some() && standing.unfinished == Some(self.next()?);
+        Ok(standing.point.position - u64::from(again))
+    }
+
+    /// Where the guest stands, as the probe sees it.
+    ///
+    /// # Errors
+    /// Where the probe does not say.
+    pub fn standing(&mut self) -> Result<Standing, Error> {
+        let gone = |why: String| Error::Probe(why);
+        codec::write(&mut self.asking, &Where).map_err(|error| gone(error.to_string()))?;
+        match codec::read(&mut self.asking) {
+            Ok(Some(standing)) => Ok(standing),
+            Ok(None) => Err(self.or_died(gone("it does not say where the guest stands".to_owned()))),
+            Err(error) => Err(gone(error.to_string())),
+        }
+    }
+
+    /// The guest's registers, as QEMU prints them.
+    ///
+    /// # Errors
+    /// Where QEMU is gone.
+    pub fn registers(&mut self) -> Result<String, Error> {
+        let told = self.monitor.human("info registers").map_err(|error| self.or_died(error))?;
+        Ok(told)
+    }
+
+    /// The address of the next instruction.
+    ///
+    /// # Errors
+    /// Where QEMU is gone, or the target is none of those known.
+    pub fn next(&mut self) -> Result<u64, Error> {
+        let text = self.registers()?;
+        registers::next(&text).ok_or_else(|| Error::Registers(text.chars().take(60).collect()))
+    }
+
+    /// The next `count` instructions as QEMU disassembles them, a line each with its address; fewer where memory ends.
+    ///
+    /// # Errors
+    /// Where QEMU is gone.
+    pub fn disassembly(&mut self, count: usize) -> Result<Vec<(u64, String)>, Error> {
+        let next = self.next()?;
+        let told =
+            self.monitor.human(&format!("x/{count}i {next:#x}")).map_err(|error| self.or_died(error))?;
+        let line = |line: &str| {
+            let (address, rest) = line.split_once(':')?;
+            let address = u64::from_str_radix(address.trim().strip_prefix("0x")?, 16).ok()?;
+            Some((address, rest.trim().to_owned()))
+        };
+        Ok(told.lines().filter_map(line).collect())
+    }
+
+    pub fn monitor(&mut self) -> &mut Monitor {
+        &mut self.monitor
+    }
+
+    pub fn stub(&mut self) -> &mut Stub {
+        &mut self.stub
+    }
+}

@@ -1,0 +1,274 @@
+//! Goes to a moment of a recording, forwards and backwards.
+//!
+//! A moment is given by QEMU's icount, or by a position in the stream of instructions, and means the same state each
+//! time: what was retired before is done, the interrupts that the log has there are taken, and the next instruction has
+//! not started. An instruction that faults has started and is not retired, so several positions can share an icount; an
+//! icount alone means the first of them.
+//!
+//! Where the log has an interrupt or an exception at an icount, QEMU's own stop there is one of two states by chance
+//! (see [`crate::machine`]). Then the last instruction before is executed as a single step, which ends right behind it,
+//! and each interrupt is taken by one more. A processor that waits takes its interrupt within the step that made it wait:
+//! then one step too many executes an instruction, which the position shows, and the way is gone again with one less.
+
+use std::ops::ControlFlow;
+
+use recorder::log::event::Event;
+use recorder::reader::{self, Reader};
+use trace::message::{CHUNK, Point, Watch};
+
+use crate::machine::{self, Machine, Setting, Start, Stop, Told};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Recording(#[from] reader::Error),
+    #[error(transparent)]
+    Machine(#[from] machine::Error),
+    #[error(
+        "this replay is not the recorded run: chunk {chunk}, instructions {from} to {to}, differs from the witness; everything before is identical"
+    )]
+    Different { chunk: u64, from: u64, to: u64 },
+    #[error("icount {wanted} is behind the recording's end, which is at icount {end}")]
+    Behind { wanted: u64, end: u64 },
+    #[error("the guest ended at icount {at}, before icount {wanted}")]
+    Ended { at: u64, wanted: u64 },
+    #[error(
+        "instruction {wanted} of the stream can't be reached: at icount {icount} it is instruction {position}"
+    )]
+    Unreachable { wanted: u64, icount: u64, position: u64 },
+}
+
+/// What the log has at one icount, as far as it decides what the next instruction is: how many interrupts are taken
+/// before the first exception there, between it and the second, and so on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Deliveries(Vec<usize>);
+
+impl Deliveries {
+    fn at(recording: &mut Reader, icount: u64) -> Result<Self, reader::Error> {
+        let mut groups = vec![0];
+        recording.events(icount, |at, event| {
+            if at > icount {
+                return ControlFlow::Break(());
+            }
+            match event {
+                Event::Interrupt => *groups.last_mut().unwrap_or(&mut 0) += 1,
+                Event::Exception => groups.push(0),
+                _ => {}
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(Deliveries(groups))
+    }
+
+    /// Whether QEMU's own stop at the icount is one state.
+    fn is_plain(&self) -> bool {
+        self.0 == [0]
+    }
+}
+
+/// What was looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// The position of the instruction that is wanted, where there is one: so many are before it.
+    pub wanted: Option<u64>,
+    /// How many there are, up to the one that is wanted.
+    pub seen: u64,
+}
+
+/// A recording that can be gone about in.
+pub struct Seeker<'a> {
+    recording: &'a mut Reader,
+    setting: Setting<'a>,
+    machine: Option<Machine<'a>>,
+    /// Told how far a machine has run, now and then.
+    progress: &'a mut dyn FnMut(u64),
+}
+
+impl<'a> Seeker<'a> {
+    pub fn new(recording: &'a mut Reader, setting: Setting<'a>, progress: &'a mut dyn FnMut(u64)) -> Self {
+        Seeker { recording, setting, machine: None, progress }
+    }
+
+    pub fn recording(&mut self) -> &mut Reader {
+        self.recording
+    }
+
+    /// The machine, which stands where was gone last; at first before the guest's first instruction.
+    ///
+    /// # Errors
+    /// Where it does not come up.
+    pub fn machine(&mut self) -> Result<&mut Machine<'a>, Error> {
+        let machine = match self.machine.take() {
+            Some(machine) => machine,
+            None => self.nearest(0, Watch::default())?,
+        };
+        Ok(self.machine.insert(machine))
+    }
+
+    /// A new machine that stands as near before `icount` as can be.
+    fn nearest(&mut self, _icount: u64, watch: Watch) -> Result<Machine<'a>, Error> {
+        // Two QEMUs at a time are one too many.
+        self.machine = None;
+        let start = Start { line: self.setting.source.commanded(), point: Point::START };
+        Ok(Machine::start(self.setting, &start, watch)?)
+    }
+
+    /// Goes to the moment at which `icount` instructions are retired.
+    ///
+    /// # Errors
+    /// Where there is none, or the replay is not the recorded run.
+    pub fn to(&mut self, icount: u64) -> Result<(), Error> {
+        let end = self.recording.ending.icount;
+        if icount > end {
+            return Err(Error::Behind { wanted: icount, end });
+        }
+        let deliveries = Deliveries::at(self.recording, icount)?;
+        if icount == 0 || deliveries.is_plain() {
+            self.at_most(icount)?;
+            return self.run_to(icount);
+        }
+        for deliveries in (0..=deliveries.0[0]).rev() {
+            self.at_most(icount - 1)?;
+            self.run_to(icount - 1)?;
+            while self.machine()?.icount() < icount {
+                self.step()?;
+            }
+            if self.take(deliveries)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes to the moment at which `position` instructions of the stream have started, and the next one has not.
+    ///
+    /// # Errors
+    /// As [`to`](Self::to).
+    pub fn to_position(&mut self, position: u64) -> Result<(), Error> {
+        if self.machine()?.position()? > position {
+            // No position is less than its icount.
+            self.at_most(position)?;
+        }
+        // By leaps as long as no fault on the way can make them too long.
+        loop {
+            let machine = self.machine()?;
+            let (icount, now) = (machine.icount(), machine.position()?);
+            let left = position.saturating_sub(now);
+            let faults = self.exceptions(icount, icount + left)?;
+            if left <= faults {
+                break;
+            }
+            self.run_to(icount + left - faults)?;
+        }
+        let icount = self.machine()?.icount();
+        self.to(icount)?;
+        let mut faults = 0;
+        loop {
+            let machine = self.machine()?;
+            let (icount, now) = (machine.icount(), machine.position()?);
+            if now == position {
+                return Ok(());
+            }
+            if now > position {
+                return Err(Error::Unreachable { wanted: position, icount, position: now });
+            }
+            self.step()?;
+            faults = if self.machine()?.icount() == icount { faults + 1 } else { 0 };
+            let here = self.machine()?.icount();
+            let deliveries = Deliveries::at(self.recording, here)?.0.get(faults).copied().unwrap_or(0);
+            if deliveries > 0 && !self.take(deliveries)? {
+                self.to(here)?;
+            }
+        }
+    }
+
+    /// Looks for what `watch` names, up to the moment `icount`.
+    ///
+    /// # Errors
+    /// As [`to`](Self::to).
+    pub fn find(&mut self, watch: Watch, icount: u64) -> Result<Found, Error> {
+        let until = watch.until;
+        let mut machine = self.nearest(0, watch)?;
+        let mut found = None;
+        let Seeker { recording, progress, .. } = self;
+        let stop = machine.run_to(icount, &mut |told| {
+            if let Told::Found { position } = told {
+                found = Some(position);
+                return Ok(false);
+            }
+            check(recording, progress, told)
+        })?;
+        if stop == Stop::Told {
+            return Ok(Found { wanted: found, seen: until });
+        }
+        let standing = machine.standing()?;
+        Ok(Found { wanted: standing.last.filter(|_| until == 0), seen: standing.seen })
+    }
+
+    /// Makes sure that the machine stands at `icount` or before.
+    fn at_most(&mut self, icount: u64) -> Result<(), Error> {
+        if self.machine.as_ref().is_none_or(|machine| machine.icount() > icount) {
+            let machine = self.nearest(icount, Watch::default())?;
+            self.machine = Some(machine);
+        }
+        Ok(())
+    }
+
+    fn run_to(&mut self, icount: u64) -> Result<(), Error> {
+        self.machine()?;
+        let Seeker { recording, progress, machine: Some(machine), .. } = self else { return Ok(()) };
+        match machine.run_to(icount, &mut |told| check(recording, progress, told))? {
+            Stop::Ended => Err(Error::Ended { at: machine.icount(), wanted: icount }),
+            Stop::Reached | Stop::Told => Ok(()),
+        }
+    }
+
+    /// Executes one instruction, or takes one interrupt or exception.
+    ///
+    /// # Errors
+    /// Where QEMU does not.
+    pub fn step(&mut self) -> Result<(), Error> {
+        self.machine()?;
+        let Seeker { recording, progress, machine: Some(machine), .. } = self else { return Ok(()) };
+        machine.step(&mut |told| check(recording, progress, told))?;
+        Ok(())
+    }
+
+    /// Has so many interrupts taken; gives back whether it were no more than there are.
+    fn take(&mut self, deliveries: usize) -> Result<bool, Error> {
+        let position = self.machine()?.position()?;
+        for _ in 0..deliveries {
+            self.step()?;
+            if self.machine()?.position()? != position {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// How many exceptions the log has from `from` up to `to`, both included.
+    fn exceptions(&mut self, from: u64, to: u64) -> Result<u64, Error> {
+        let mut exceptions = 0;
+        self.recording.events(from, |at, event| {
+            if at > to {
+                return ControlFlow::Break(());
+            }
+            exceptions += u64::from(*event == Event::Exception);
+            ControlFlow::Continue(())
+        })?;
+        Ok(exceptions)
+    }
+}
+
+/// Holds what a machine tells against the witness.
+fn check(recording: &mut Reader, progress: &mut dyn FnMut(u64), told: Told) -> Result<bool, Error> {
+    if let Told::Chunk { index, digest } = told {
+        let (from, to) = (index * CHUNK, (index + 1) * CHUNK);
+        progress(to);
+        let inside = recording.ending.proof.is_some_and(|proof| to <= proof.position);
+        if inside && recording.digest(index)?.is_some_and(|expected| expected != digest) {
+            return Err(Error::Different { chunk: index, from, to });
+        }
+    }
+    Ok(true)
+}
