@@ -3,6 +3,7 @@
 //! Exit codes, everywhere: 0 the same (or done), 1 different, 2 trouble.
 
 mod corpus;
+mod index;
 mod interrupt;
 mod lockstep;
 mod moment;
@@ -33,6 +34,7 @@ struct Arguments {
 enum Command {
     Record(record::Arguments),
     Replay(replay::Arguments),
+    Index(index::Arguments),
     Repair(repair::Arguments),
     Show(show::Arguments),
     Pack(pack::Arguments),
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Record(arguments) => record::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
+        Command::Index(arguments) => index::run(&arguments),
         Command::Repair(arguments) => repair::run(&arguments),
         Command::Show(arguments) => show::run(&arguments),
         Command::Pack(arguments) => pack::run(&arguments),

@@ -10,7 +10,7 @@ use replayer::machine::Setting;
 use replayer::moment::Moment;
 use replayer::source::Source;
 use replayer::symbols::Symbols;
-use replayer::verify::{Request, Verdict, verify};
+use replayer::verify::{Request, STALL, Verdict, verify};
 
 use crate::interrupt::INTERRUPTS;
 use crate::progress::Progress;
@@ -63,7 +63,13 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     if !arguments.at.is_empty() {
         let symbols = arguments.symbols.as_deref().map(Symbols::read).transpose()?;
         let source = Source::unpack(&mut recording, None, arguments.files.as_deref())?;
-        let setting = Setting { source: &source, build: &build, probe: &probe, interrupts: &INTERRUPTS };
+        let setting = Setting {
+            source: &source,
+            build: &build,
+            probe: &probe,
+            interrupts: &INTERRUPTS,
+            patience: STALL,
+        };
         return moment::show(&mut recording, setting, &arguments.at, symbols.as_ref());
     }
     let total = recording.ending.instructions();

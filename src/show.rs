@@ -187,6 +187,8 @@ fn name(kind: Kind) -> &'static str {
         Kind::Index => "index",
         Kind::Piece => "guest's files",
         Kind::Files => "list of the guest's files",
+        Kind::State => "state in checkpoints",
+        Kind::Checkpoint => "checkpoints",
     }
 }
 

@@ -15,8 +15,8 @@
 //! ```
 //!
 //! What a reader can meet on disk: `NAME.incomplete` while it is recorded, or for good where the recorder died
-//! (no ending); `NAME` once it is finished, by a rename; `NAME.repairing` and `NAME.packing` while a whole
-//! recording, or one with its guest's files, is made of another. Nothing else.
+//! (no ending); `NAME` once it is finished, by a rename; `NAME.repairing`, `NAME.packing` and `NAME.indexing`
+//! while a whole recording, or one with its guest's files or with checkpoints, is made of another. Nothing else.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 ///
 /// - 1: QEMU's log as it is, witness, console, manifest and ending in bincode.
 /// - 2: events in columns; `first` in each frame's header; index and footer; manifest and ending in JSON.
-/// - 3: the witness is made of what instructions are within their pages, not of their addresses.
+/// - 3: the witness is made of what instructions are within their pages, not of their addresses; checkpoints.
 pub const VERSION: u16 = 3;
 
 pub const MAGIC: [u8; 8] = *b"TANDEM\r\n";
@@ -65,13 +65,17 @@ pub enum Kind {
     Piece = 7,
     /// Which pieces make which file, JSON.
     Files = 8,
+    /// Bytes of checkpoints' files; counts such frames.
+    State = 9,
+    /// A checkpoint; counts QEMU's icount.
+    Checkpoint = 10,
 }
 
 impl Kind {
     #[must_use]
     pub fn of(byte: u8) -> Option<Self> {
-        use Kind::{Console, Ending, Events, Files, Index, Manifest, Piece, Witness};
-        [Manifest, Events, Witness, Console, Ending, Index, Piece, Files]
+        use Kind::{Checkpoint, Console, Ending, Events, Files, Index, Manifest, Piece, State, Witness};
+        [Manifest, Events, Witness, Console, Ending, Index, Piece, Files, State, Checkpoint]
             .into_iter()
             .find(|&kind| kind as u8 == byte)
     }
@@ -103,6 +107,12 @@ pub fn repairing(path: &Path) -> PathBuf {
 #[must_use]
 pub fn packing(path: &Path) -> PathBuf {
     with_suffix(path, ".packing")
+}
+
+/// The name of the copy with checkpoints in it until that is finished.
+#[must_use]
+pub fn indexing(path: &Path) -> PathBuf {
+    with_suffix(path, ".indexing")
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

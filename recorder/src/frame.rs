@@ -8,6 +8,8 @@ use crate::format::{FRAME_HEADER, Kind, LONGEST};
 /// it stays faster than QEMU writes.
 const LEVEL: i32 = 19;
 const LEVEL_LARGE: i32 = 9;
+/// Of a guest's memory there is much, and somebody waits.
+const LEVEL_STATE: i32 = 3;
 pub(crate) const LARGE: usize = 1 << 20;
 
 /// What stands before the content under the checksum, bytes: kind and first.
@@ -32,7 +34,11 @@ impl Frame {
         let mut inside = vec![kind as u8];
         inside.extend(first.to_le_bytes());
         inside.extend_from_slice(content);
-        let level = if content.len() < LARGE { LEVEL } else { LEVEL_LARGE };
+        let level = match kind {
+            Kind::State => LEVEL_STATE,
+            _ if content.len() < LARGE => LEVEL,
+            _ => LEVEL_LARGE,
+        };
         // All at once, so that zstd takes no more memory than the content needs.
         let mut compressor = zstd::bulk::Compressor::new(level)?;
         compressor.include_checksum(true)?;

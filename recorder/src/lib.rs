@@ -4,9 +4,11 @@
 //! [`format`](mod@format) is the file's layout and FORMAT.md the same to the byte: frames ([`frame`]) of events in
 //! columns ([`columns`]), of the witness, of the console, and an index. [`writer`] and [`reader`] are the file's two
 //! ends, [`repair`] makes a recording of what a dead recorder left, [`manifest`] is what a recording says of the run,
-//! [`account`] what it comes to, [`pack`] puts the guest's files in, [`survive`] what a stranger's bytes go through under the fuzzer.
+//! [`account`] what it comes to, [`pack`] puts the guest's files in, [`checkpoint`]
+//! states of the guest, [`survive`] what a stranger's bytes go through under the fuzzer.
 
 pub mod account;
+pub mod checkpoint;
 pub mod columns;
 mod console;
 pub mod format;

@@ -55,6 +55,8 @@ pub struct Writer {
     most: u64,
     /// Whether the file system can keep room.
     keeps_room: bool,
+    /// Whether the file has a name yet.
+    named: bool,
 }
 
 impl Writer {
@@ -77,12 +79,16 @@ impl Writer {
         Writer::begin(path, incomplete, most)
     }
 
-    /// Begins what will take the place of the recording `path`, and is `incomplete` until then.
+    /// Begins what will take the place of the recording `path`. It has no name until then, or, where the file system
+    /// knows no such files, is `incomplete`.
     ///
     /// # Errors
-    /// Where `incomplete` exists or can't be written.
+    /// Where it can't be written.
     pub fn create_beside(path: &Path, incomplete: PathBuf) -> Result<Self, Error> {
-        Writer::begin(path, incomplete, None)
+        match Writer::nameless(path, incomplete.clone()) {
+            Ok(writer) => Ok(writer),
+            Err(_) => Writer::begin(path, incomplete, None),
+        }
     }
 
     fn begin(path: &Path, incomplete: PathBuf, most: Option<u64>) -> Result<Self, Error> {
@@ -112,6 +118,7 @@ impl Writer {
             frames: Vec::new(),
             most: most.unwrap_or(u64::MAX),
             keeps_room: true,
+            named: true,
         };
         let mut header = [0; HEADER];
         header[..8].copy_from_slice(&MAGIC);
@@ -244,7 +251,9 @@ impl Writer {
 
     /// Nothing has been recorded that would be worth keeping: removes the file.
     pub fn abandon(self) {
-        let _ = std::fs::remove_file(&self.incomplete);
+        if self.named {
+            let _ = std::fs::remove_file(&self.incomplete);
+        }
     }
 
     /// Writes the index; all frames have been written, and all is on the disk then.
@@ -287,19 +296,30 @@ impl Writer {
 
     /// Begins another file for the same recording, which has no name until [`name_over`](Self::name_over).
     pub(crate) fn unnamed(&self) -> Result<Self, Error> {
-        let write = |error| Error::Write(self.path.clone(), error);
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        Writer::nameless(&self.path, self.incomplete.clone())
+    }
+
+    fn nameless(path: &Path, incomplete: PathBuf) -> Result<Self, Error> {
+        let write = |error| Error::Write(path.to_owned(), error);
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let mut options = OpenOptions::new();
         options.write(true).mode(0o666).custom_flags(OFlag::O_TMPFILE.bits());
         let file = options.open(folder.unwrap_or(Path::new("."))).map_err(write)?;
         let file = lock(file).map_err(|errno| write(errno.into()))?;
-        Writer::headed(&self.path, self.incomplete.clone(), file, None)
+        let mut writer = Writer::headed(path, incomplete, file, None)?;
+        writer.named = false;
+        Ok(writer)
+    }
+
+    /// Links a file without a name to `name`.
+    fn link(&self, name: &Path) -> Result<(), Errno> {
+        let file = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        linkat(AT_FDCWD, file.as_str(), AT_FDCWD, name, AtFlags::AT_SYMLINK_FOLLOW)
     }
 
     /// Gives a recording without a name that of `other`, which is the same recording and goes.
     pub(crate) fn name_over(self, other: Writer) -> Result<u64, Error> {
-        let file = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        match linkat(AT_FDCWD, file.as_str(), AT_FDCWD, &self.path, AtFlags::AT_SYMLINK_FOLLOW) {
+        match self.link(&self.path) {
             Ok(()) => {
                 let gone = std::fs::remove_file(&other.incomplete);
                 gone.map_err(|error| Error::Write(other.incomplete.clone(), error))?;
@@ -315,6 +335,11 @@ impl Writer {
     /// Where that fails; the one that was there is as it was then.
     pub fn finish_over(mut self) -> Result<(), Error> {
         self.seal()?;
+        if !self.named {
+            // What has this name was left by one that died in the next moment.
+            let _ = std::fs::remove_file(&self.incomplete);
+            self.link(&self.incomplete).map_err(|errno| Error::Write(self.path.clone(), errno.into()))?;
+        }
         std::fs::rename(&self.incomplete, &self.path).map_err(|error| Error::Write(self.path, error))
     }
 }

@@ -3,6 +3,9 @@
 //! [`moment`], and [`registers`] reads what it shows there, with the
 //! names of [`symbols`].
 
+mod hpet;
+mod image;
+pub mod index;
 pub mod machine;
 pub mod moment;
 pub mod registers;

@@ -5,12 +5,15 @@
 //! the log has at that icount may or may not have been taken by then. A single step is exact; [`crate::seek`] knows
 //! when it takes one.
 
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use qemu::arguments::Refusal;
 use qemu::build::Build;
 use qemu::monitor::{self, Monitor};
 use qemu::run::{self, Happening, Plan, Run, Typing, describe};
@@ -18,9 +21,8 @@ use qemu::stub::{self, Stub};
 use trace::codec;
 use trace::message::{FromProbe, Point, Standing, ToProbe, Watch, Where};
 
-use crate::registers;
 use crate::source::Source;
-use crate::verify::STALL;
+use crate::{hpet, registers};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -34,22 +36,31 @@ pub enum Error {
     Probe(String),
     #[error("QEMU died at icount {icount} or soon after ({ending}){said}")]
     Died { icount: u64, ending: String, said: String },
-    #[error("the replay stands still after icount {icount}, {limit} s without a full chunk", limit = STALL.as_secs())]
-    Stalled { icount: u64 },
+    #[error("the replay stands still after icount {icount}, {limit} s without a full chunk", limit = limit.as_secs())]
+    Stalled { icount: u64, limit: Duration },
+    #[error("QEMU can't keep the machine's state: {0}")]
+    NotKept(String),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     #[error("interrupted at icount {0}")]
     Interrupted(u64),
     #[error("QEMU tells registers that this tandem can't read; what it told begins with: {0}")]
     Registers(String),
 }
 
-/// How a guest comes to stand where a machine begins.
-#[derive(Debug, Clone)]
-pub struct Start {
-    /// QEMU's whole command line but for the probe and what commands it.
-    pub line: Vec<String>,
-    /// Where in the stream that is.
-    pub point: Point,
+/// Where a machine begins.
+#[derive(Debug, Clone, Copy)]
+pub enum Start<'f> {
+    /// Before the first instruction.
+    Beginning,
+    /// There as well, with an empty image that states can be kept in.
+    Keeping(&'f File),
+    /// In the state that is kept in an image.
+    Kept { image: &'f File, point: Point, rearms: bool },
 }
+
+/// The name of the state in an image.
+const STATE: &str = "tandem";
 
 /// What all machines of a recording have in common.
 #[derive(Clone, Copy)]
@@ -58,6 +69,8 @@ pub struct Setting<'a> {
     pub build: &'a Build,
     pub probe: &'a Path,
     pub interrupts: &'a AtomicU32,
+    /// How long it may go without a full chunk.
+    pub patience: Duration,
 }
 
 /// A guest that stands still. Dropping it kills QEMU.
@@ -97,20 +110,27 @@ impl<'a> Machine<'a> {
     ///
     /// # Errors
     /// Where QEMU does not come up.
-    pub fn start(setting: Setting<'a>, start: &Start, watch: Watch) -> Result<Self, Error> {
+    pub fn start(setting: Setting<'a>, start: Start, watch: Watch) -> Result<Self, Error> {
         let (tell, come) = channel();
+        let (state, point, rearms) = match start {
+            Start::Beginning => (None, Point::START, false),
+            Start::Keeping(image) => (Some((image, None)), Point::START, false),
+            Start::Kept { image, point, rearms } => (Some((image, Some(STATE))), point, rearms),
+        };
+        let log = setting.source.log();
+        let passed: Vec<_> = state.iter().map(|(image, _)| image.as_fd()).chain([log]).collect();
         let plan = Plan {
             build: setting.build,
-            arguments: &start.line,
+            arguments: &setting.source.commanded(state)?,
             folder: &setting.source.folder,
             probe: Some(setting.probe),
             typed: Typing::Nothing,
-            passed: &[setting.source.log()],
+            passed: &passed,
             commanded: true,
         };
         let mut run = Run::start(&plan, move |happening| drop(tell.send(happening)))?;
         let controls = run.controls().ok_or_else(|| Error::Probe("it has no controls".to_owned()))?;
-        run.say(&ToProbe::Go { credit: u64::MAX, from: start.point, watch });
+        run.say(&ToProbe::Go { credit: u64::MAX, from: point, watch });
         let up = |run: &mut Run| -> Result<_, Error> {
             let mut monitor = Monitor::greet(controls.monitor)?;
             let stub = Stub::attach(controls.stub)?;
@@ -120,7 +140,12 @@ impl<'a> Machine<'a> {
         };
         match up(&mut run) {
             Ok((monitor, stub, icount)) => {
-                Ok(Machine { setting, run, monitor, stub, asking: controls.asking, come, icount })
+                let mut machine =
+                    Machine { setting, run, monitor, stub, asking: controls.asking, come, icount };
+                if rearms {
+                    hpet::rearm(&mut machine.stub)?;
+                }
+                Ok(machine)
             }
             Err(error) => Err(Self::died(&mut run, 0).unwrap_or(error)),
         }
@@ -205,8 +230,8 @@ impl<'a> Machine<'a> {
             if self.setting.interrupts.load(Ordering::Relaxed) > 0 {
                 return Err(Error::Interrupted(self.icount).into());
             }
-            if moved.elapsed() > STALL {
-                return Err(Error::Stalled { icount: self.icount }.into());
+            if moved.elapsed() > self.setting.patience {
+                return Err(Error::Stalled { icount: self.icount, limit: self.setting.patience }.into());
             }
         }
         self.icount = self.monitor.icount().map_err(|error| self.or_died(error))?;
@@ -236,6 +261,16 @@ impl<'a> Machine<'a> {
             Ok(None) => Err(self.or_died(gone("it does not say where the guest stands".to_owned()))),
             Err(error) => Err(gone(error.to_string())),
         }
+    }
+
+    /// Keeps the machine's state in the image that it was started with, in place of the one before.
+    ///
+    /// # Errors
+    /// Where QEMU can't, at this moment or at all.
+    pub fn keep(&mut self) -> Result<(), Error> {
+        let told = self.monitor.human(&format!("savevm {STATE}")).map_err(|error| self.or_died(error))?;
+        let told = told.trim();
+        if told.is_empty() { Ok(()) } else { Err(Error::NotKept(told.to_owned())) }
     }
 
     /// The guest's registers, as QEMU prints them.
@@ -270,13 +305,5 @@ impl<'a> Machine<'a> {
             Some((address, rest.trim().to_owned()))
         };
         Ok(told.lines().filter_map(line).collect())
-    }
-
-    pub fn monitor(&mut self) -> &mut Monitor {
-        &mut self.monitor
-    }
-
-    pub fn stub(&mut self) -> &mut Stub {
-        &mut self.stub
     }
 }

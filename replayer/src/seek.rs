@@ -12,9 +12,10 @@
 
 use std::ops::ControlFlow;
 
+use recorder::checkpoint;
 use recorder::log::event::Event;
 use recorder::reader::{self, Reader};
-use trace::message::{CHUNK, Point, Watch};
+use trace::message::{CHUNK, Watch};
 
 use crate::machine::{self, Machine, Setting, Start, Stop, Told};
 
@@ -22,6 +23,10 @@ use crate::machine::{self, Machine, Setting, Start, Stop, Told};
 pub enum Error {
     #[error(transparent)]
     Recording(#[from] reader::Error),
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
+    #[error("a checkpoint can't be written to the folder for temporary files: {0}; TMPDIR names another")]
+    Temporary(#[from] std::io::Error),
     #[error(transparent)]
     Machine(#[from] machine::Error),
     #[error(
@@ -41,10 +46,10 @@ pub enum Error {
 /// What the log has at one icount, as far as it decides what the next instruction is: how many interrupts are taken
 /// before the first exception there, between it and the second, and so on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Deliveries(Vec<usize>);
+pub(crate) struct Deliveries(Vec<usize>);
 
 impl Deliveries {
-    fn at(recording: &mut Reader, icount: u64) -> Result<Self, reader::Error> {
+    pub(crate) fn at(recording: &mut Reader, icount: u64) -> Result<Self, reader::Error> {
         let mut groups = vec![0];
         recording.events(icount, |at, event| {
             if at > icount {
@@ -61,7 +66,7 @@ impl Deliveries {
     }
 
     /// Whether QEMU's own stop at the icount is one state.
-    fn is_plain(&self) -> bool {
+    pub(crate) fn is_plain(&self) -> bool {
         self.0 == [0]
     }
 }
@@ -106,11 +111,23 @@ impl<'a> Seeker<'a> {
     }
 
     /// A new machine that stands as near before `icount` as can be.
-    fn nearest(&mut self, _icount: u64, watch: Watch) -> Result<Machine<'a>, Error> {
+    fn nearest(&mut self, icount: u64, watch: Watch) -> Result<Machine<'a>, Error> {
         // Two QEMUs at a time are one too many.
         self.machine = None;
-        let start = Start { line: self.setting.source.commanded(), point: Point::START };
-        Ok(Machine::start(self.setting, &start, watch)?)
+        let mut before = self.recording.checkpoints();
+        before.retain(|&checkpoint| checkpoint <= icount);
+        while let Some(icount) = before.pop() {
+            let Some(checkpoint) = self.recording.checkpoint(icount)? else { continue };
+            let [state] = &checkpoint.images[..] else { continue };
+            if checkpoint.build != self.setting.build.sha256 {
+                continue;
+            }
+            let image = tempfile::tempfile()?;
+            self.recording.restore(icount, state, &image)?;
+            let start = Start::Kept { image: &image, point: checkpoint.point, rearms: checkpoint.rearms };
+            return Ok(Machine::start(self.setting, start, watch)?);
+        }
+        Ok(Machine::start(self.setting, Start::Beginning, watch)?)
     }
 
     /// Goes to the moment at which `icount` instructions are retired.
@@ -261,7 +278,11 @@ impl<'a> Seeker<'a> {
 }
 
 /// Holds what a machine tells against the witness.
-fn check(recording: &mut Reader, progress: &mut dyn FnMut(u64), told: Told) -> Result<bool, Error> {
+pub(crate) fn check(
+    recording: &mut Reader,
+    progress: &mut dyn FnMut(u64),
+    told: Told,
+) -> Result<bool, Error> {
     if let Told::Chunk { index, digest } = told {
         let (from, to) = (index * CHUNK, (index + 1) * CHUNK);
         progress(to);

@@ -80,12 +80,23 @@ impl Source {
         Ok(Source { log, parsed, time, folder, line })
     }
 
-    /// The command line of a replay that is commanded: when the guest ends, QEMU stays.
-    #[must_use]
-    pub fn commanded(&self) -> Vec<String> {
-        let mut line = self.line.clone();
+    /// The command line of a replay that is commanded: when the guest ends, QEMU stays. With an image that states of the
+    /// machine are kept in, and where one is restored, its name.
+    ///
+    /// # Errors
+    /// As [`unpack`](Self::unpack).
+    pub fn commanded(&self, state: Option<(&File, Option<&str>)>) -> Result<Vec<String>, Refusal> {
+        let mut log = path(&self.log);
+        let mut line = Vec::new();
+        if let Some((image, restored)) = state {
+            let image = path(image);
+            // First, so that QEMU takes it and none of the guest's own drives for the state.
+            line.extend(["-drive".to_owned(), format!("file={image},format=qcow2,if=none,id=tandem-state")]);
+            log.extend(restored.map(|name| format!(",rrsnapshot={name}")));
+        }
+        line.extend(self.parsed.replayed(self.time, &log)?.line);
         line.push("-no-shutdown".to_owned());
-        line
+        Ok(line)
     }
 
     /// The log's descriptor, to be passed to QEMU.

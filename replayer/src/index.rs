@@ -1,0 +1,254 @@
+//! Makes the checkpoints of a recording: replays it, and at even distances has QEMU keep its state (`savevm`).
+//!
+//! QEMU's own state is not to be trusted (see [`crate::hpet`]), so each checkpoint is proven before it is kept: another
+//! QEMU is restored from it and runs on to the next one, where registers and digest must be those of the replay that came
+//! there from the beginning. That is done beside, while the replay goes on.
+
+use std::fs::File;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::unix::fs::FileExt;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use recorder::checkpoint::{self, Checkpoint, Store};
+use recorder::reader::{self, Reader};
+use trace::message::{Point, Watch};
+
+use crate::image;
+use crate::machine::{self, Machine, Setting, Start, Stop};
+use crate::seek::{self, check};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Recording(#[from] reader::Error),
+    #[error(transparent)]
+    Store(#[from] checkpoint::Error),
+    #[error(transparent)]
+    Machine(#[from] machine::Error),
+    #[error(transparent)]
+    Seek(#[from] seek::Error),
+    #[error("a checkpoint can't be written to the folder for temporary files: {0}; TMPDIR names another")]
+    Temporary(#[from] io::Error),
+}
+
+/// What has been made.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Made {
+    pub kept: usize,
+    /// Why those that could not be kept were not: at which icount, and what went wrong.
+    pub failed: Vec<(u64, String)>,
+}
+
+/// How many instructions apart checkpoints are where nobody says: so that a seek takes a small part of a whole replay.
+#[must_use]
+pub fn usual(instructions: u64) -> u64 {
+    (instructions / 40).max(100_000_000)
+}
+
+/// How long the proof of a checkpoint may go without a full chunk.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The least number of instructions that no event should come before a checkpoint: behind a tick of the HPET there are
+/// states that can't be kept ([`crate::hpet`]).
+const QUIET: u64 = 5000;
+
+/// A state that QEMU kept, or, without one, the end.
+struct Kept {
+    icount: u64,
+    point: Point,
+    registers: String,
+    image: Option<File>,
+}
+
+/// Makes checkpoints of `recording`, `every` so many instructions, in place of those that it has. `recording` has to be
+/// opened anew to see them.
+///
+/// # Errors
+/// Where the replay is not the recorded run, or the recording can't be written.
+pub fn index(
+    recording: &mut Reader,
+    setting: Setting,
+    every: u64,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Made, Error> {
+    let store = Store::create(recording)?;
+    let (send, come) = sync_channel(1);
+    let (kept, proven) = std::thread::scope(|scope| {
+        // A QEMU dies with the thread that starts it: this one ends when its last has.
+        let prover = scope.spawn(move || prove_all(store, setting, &come));
+        let kept = keep_all(recording, setting, every, &send, progress);
+        drop(send);
+        (kept, prover.join().unwrap_or_else(|_| Err(io::Error::other("its proof panicked").into())))
+    });
+    let (store, mut made) = match (kept, proven) {
+        (Ok(failed), Ok((store, mut made))) => {
+            made.failed.extend(failed);
+            (store, made)
+        }
+        // The one who is waited for is gone because the other failed.
+        (_, Err(error)) => return Err(error),
+        (Err(error), Ok((store, _))) => {
+            store.abandon();
+            return Err(error);
+        }
+    };
+    made.failed.sort();
+    if made.kept > 0 {
+        store.finish()?;
+    } else {
+        store.abandon();
+    }
+    Ok(made)
+}
+
+/// Replays the recording and has QEMU keep its state now and then; gives back where it could not.
+fn keep_all(
+    recording: &mut Reader,
+    setting: Setting,
+    every: u64,
+    send: &SyncSender<Kept>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Vec<(u64, String)>, Error> {
+    let mut failed = Vec::new();
+    let image = image::empty(image::STATE_ONLY)?;
+    let mut machine = Machine::start(setting, Start::Keeping(&image), Watch::default())?;
+    // Nothing is made of what comes with the guest's end: the last proof ends before.
+    let end = recording.ending.icount.saturating_sub(1);
+    let mut target = every;
+    while target < end {
+        let icount = quiet(recording, target, target.saturating_add(every / 2).min(end))?;
+        let Some(icount) = icount else { break };
+        let stop = machine.run_to(icount, &mut |told| check(recording, progress, told))?;
+        if stop == Stop::Ended {
+            break;
+        }
+        let standing = machine.standing()?;
+        match machine.keep() {
+            Ok(()) if standing.unfinished.is_none() => {
+                let (point, registers) = (standing.point, machine.registers()?);
+                let image = Some(copied(&image)?);
+                if send.send(Kept { icount, point, registers, image }).is_err() {
+                    return Ok(failed);
+                }
+            }
+            Ok(()) => failed.push((icount, "QEMU stands in the middle of a block".to_owned())),
+            Err(machine::Error::NotKept(why)) => failed.push((icount, why)),
+            Err(error) => return Err(error.into()),
+        }
+        target = icount.saturating_add(every);
+    }
+    if let Some(icount) = quiet(recording, machine.icount() + 1, end)?
+        && machine.run_to(icount, &mut |told| check(recording, progress, told))? == Stop::Reached
+    {
+        let (point, registers) = (machine.standing()?.point, machine.registers()?);
+        let _ = send.send(Kept { icount, point, registers, image: None });
+    }
+    Ok(failed)
+}
+
+/// The first icount from `from` up to `to` at which nothing happens and before which nothing has for a while; where
+/// there is none, the one before which it is the longest.
+fn quiet(recording: &mut Reader, from: u64, to: u64) -> Result<Option<u64>, reader::Error> {
+    let mut last = from.saturating_sub(QUIET);
+    let mut best: Option<(u64, u64)> = None;
+    recording.events(last, |at, _| {
+        // What is between two events is free, the second's own icount is not.
+        let candidate = from.max((last + QUIET).min(at.saturating_sub(1)));
+        if candidate > last && candidate < at && candidate <= to {
+            let distance = candidate - last;
+            if best.is_none_or(|(longest, _)| distance > longest) {
+                best = Some((distance, candidate));
+            }
+        }
+        last = at;
+        let found = best.is_some_and(|(distance, _)| distance >= QUIET);
+        if found || at > to { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    Ok(best.map(|(_, icount)| icount))
+}
+
+/// A copy of a file that will be written to again. Zeros stay holes.
+fn copied(file: &File) -> io::Result<File> {
+    let copy = tempfile::tempfile()?;
+    let length = file.metadata()?.len();
+    copy.set_len(length)?;
+    let mut buffer = vec![0; 1 << 20];
+    let mut at = 0;
+    while at < length {
+        let piece = usize::try_from(length - at).unwrap_or(buffer.len()).min(buffer.len());
+        file.read_exact_at(&mut buffer[..piece], at)?;
+        for (page, place) in buffer[..piece].chunks(4096).zip((at..).step_by(4096)) {
+            if page.iter().any(|&byte| byte != 0) {
+                copy.write_all_at(page, place)?;
+            }
+        }
+        at += piece as u64;
+    }
+    Ok(copy)
+}
+
+/// Proves each state by the next one, and stores those that are good.
+fn prove_all(mut store: Store, setting: Setting, come: &Receiver<Kept>) -> Result<(Store, Made), Error> {
+    let mut made = Made::default();
+    let mut before: Option<Kept> = None;
+    // What was needed last is tried first.
+    let mut rearms = false;
+    for kept in come {
+        if let Some((before, image)) =
+            before.as_ref().and_then(|before| Some((before, before.image.as_ref()?)))
+        {
+            let mut proof = prove(setting, before, image, rearms, &kept);
+            if let Err(error) = &proof {
+                if let machine::Error::Interrupted(_) = error {
+                    return Err(proof.err().map_or_else(|| unreachable!(), Error::from));
+                }
+                let first = error.to_string();
+                proof = prove(setting, before, image, !rearms, &kept);
+                match &proof {
+                    Ok(()) => rearms = !rearms,
+                    Err(_) => made.failed.push((before.icount, first)),
+                }
+            }
+            if proof.is_ok() {
+                let images = vec![store.keep(image)?];
+                let build = setting.build.sha256.clone();
+                let Kept { icount, point, .. } = *before;
+                store.add(&Checkpoint { icount, point, build, rearms, images })?;
+                made.kept += 1;
+            }
+        }
+        before = Some(kept);
+    }
+    Ok((store, made))
+}
+
+/// Restores the state in `image` and runs on to the next one.
+fn prove(
+    setting: Setting,
+    kept: &Kept,
+    image: &File,
+    rearms: bool,
+    next: &Kept,
+) -> Result<(), machine::Error> {
+    let differs = |what: &str| Err(machine::Error::NotKept(format!("restored, {what}")));
+    // What QEMU does to it must not be stored.
+    let image = copied(image).map_err(|error| machine::Error::NotKept(error.to_string()))?;
+    let setting = Setting { patience: PATIENCE, ..setting };
+    let mut machine =
+        Machine::start(setting, Start::Kept { image: &image, point: kept.point, rearms }, Watch::default())?;
+    if machine.registers()? != kept.registers {
+        return differs("it has other registers");
+    }
+    if machine.run_to::<machine::Error>(next.icount, &mut |_| Ok(true))? != Stop::Reached {
+        return differs("the guest ended");
+    }
+    if machine.standing()?.point != next.point {
+        return differs("the guest went another way");
+    }
+    if machine.registers()? != next.registers {
+        return differs("the guest came to other registers");
+    }
+    Ok(())
+}
