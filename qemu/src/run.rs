@@ -287,6 +287,17 @@ impl Run {
         }
     }
 
+    /// What QEMU has open: the name of each file as the kernel tells it, and a path by which it can be opened.
+    ///
+    /// # Errors
+    /// Where QEMU is gone.
+    pub fn open_files(&self) -> io::Result<Vec<(String, PathBuf)>> {
+        let folder = format!("/proc/{}/fd", self.child.id());
+        let entries = std::fs::read_dir(folder)?.flatten().map(|entry| entry.path());
+        let named = |path: PathBuf| Some((std::fs::read_link(&path).ok()?.to_str()?.to_owned(), path));
+        Ok(entries.filter_map(named).collect())
+    }
+
     /// How QEMU has ended, where it does within `limit`.
     pub fn ended(&mut self, limit: Duration) -> Option<ExitStatus> {
         let end = Instant::now() + limit;

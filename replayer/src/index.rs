@@ -54,12 +54,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// states that can't be kept ([`crate::hpet`]).
 const QUIET: u64 = 5000;
 
+/// How often, and how many instructions later each time, it is tried again to keep a state.
+const TRIES: u32 = 20;
+const LATER: u64 = 100_000;
+
 /// A state that QEMU kept, or, without one, the end.
 struct Kept {
     icount: u64,
     point: Point,
     registers: String,
-    image: Option<File>,
+    /// The machine's, then one for each drive that can be written to; none at the end.
+    images: Vec<File>,
 }
 
 /// Makes checkpoints of `recording`, `every` so many instructions, in place of those that it has. `recording` has to be
@@ -117,6 +122,7 @@ fn keep_all(
     // Nothing is made of what comes with the guest's end: the last proof ends before.
     let end = recording.ending.icount.saturating_sub(1);
     let mut target = every;
+    let mut tries = 0;
     while target < end {
         let icount = quiet(recording, target, target.saturating_add(every / 2).min(end))?;
         let Some(icount) = icount else { break };
@@ -124,28 +130,48 @@ fn keep_all(
         if stop == Stop::Ended {
             break;
         }
-        let standing = machine.standing()?;
-        match machine.keep() {
-            Ok(()) if standing.unfinished.is_none() => {
-                let (point, registers) = (standing.point, machine.registers()?);
-                let image = Some(copied(&image)?);
-                if send.send(Kept { icount, point, registers, image }).is_err() {
+        match keep(&mut machine, &image) {
+            Ok(kept) => {
+                if send.send(kept).is_err() {
                     return Ok(failed);
                 }
             }
-            Ok(()) => failed.push((icount, "QEMU stands in the middle of a block".to_owned())),
+            // While requests to a drive are under way there is no state: a little later, then.
+            Err(machine::Error::NotKept(_)) if tries < TRIES => {
+                tries += 1;
+                target = icount + LATER;
+                continue;
+            }
             Err(machine::Error::NotKept(why)) => failed.push((icount, why)),
             Err(error) => return Err(error.into()),
         }
+        tries = 0;
         target = icount.saturating_add(every);
     }
     if let Some(icount) = quiet(recording, machine.icount() + 1, end)?
         && machine.run_to(icount, &mut |told| check(recording, progress, told))? == Stop::Reached
     {
         let (point, registers) = (machine.standing()?.point, machine.registers()?);
-        let _ = send.send(Kept { icount, point, registers, image: None });
+        let _ = send.send(Kept { icount, point, registers, images: Vec::new() });
     }
     Ok(failed)
+}
+
+/// Has QEMU keep the state of `machine` in `image`, and takes a copy.
+fn keep(machine: &mut Machine, image: &File) -> Result<Kept, machine::Error> {
+    let standing = machine.standing()?;
+    if standing.unfinished.is_some() {
+        return Err(machine::Error::NotKept("it stands in the middle of a block".to_owned()));
+    }
+    machine.keep()?;
+    let drives = machine.drives()?;
+    let images: io::Result<_> = [image].into_iter().chain(&drives).map(copied).collect();
+    Ok(Kept {
+        icount: machine.icount(),
+        point: standing.point,
+        registers: machine.registers()?,
+        images: images.map_err(|error| machine::Error::NotKept(error.to_string()))?,
+    })
 }
 
 /// The first icount from `from` up to `to` at which nothing happens and before which nothing has for a while; where
@@ -196,23 +222,22 @@ fn prove_all(mut store: Store, setting: Setting, come: &Receiver<Kept>) -> Resul
     // What was needed last is tried first.
     let mut rearms = false;
     for kept in come {
-        if let Some((before, image)) =
-            before.as_ref().and_then(|before| Some((before, before.image.as_ref()?)))
-        {
-            let mut proof = prove(setting, before, image, rearms, &kept);
+        if let Some(before) = &before {
+            let mut proof = prove(setting, before, rearms, &kept);
             if let Err(error) = &proof {
                 if let machine::Error::Interrupted(_) = error {
                     return Err(proof.err().map_or_else(|| unreachable!(), Error::from));
                 }
                 let first = error.to_string();
-                proof = prove(setting, before, image, !rearms, &kept);
+                proof = prove(setting, before, !rearms, &kept);
                 match &proof {
                     Ok(()) => rearms = !rearms,
                     Err(_) => made.failed.push((before.icount, first)),
                 }
             }
             if proof.is_ok() {
-                let images = vec![store.keep(image)?];
+                let images: Result<_, _> = before.images.iter().map(|image| store.keep(image)).collect();
+                let images = images?;
                 let build = setting.build.sha256.clone();
                 let Kept { icount, point, .. } = *before;
                 store.add(&Checkpoint { icount, point, build, rearms, images })?;
@@ -224,20 +249,19 @@ fn prove_all(mut store: Store, setting: Setting, come: &Receiver<Kept>) -> Resul
     Ok((store, made))
 }
 
-/// Restores the state in `image` and runs on to the next one.
-fn prove(
-    setting: Setting,
-    kept: &Kept,
-    image: &File,
-    rearms: bool,
-    next: &Kept,
-) -> Result<(), machine::Error> {
+/// Restores a state and runs on to the next one.
+fn prove(setting: Setting, kept: &Kept, rearms: bool, next: &Kept) -> Result<(), machine::Error> {
     let differs = |what: &str| Err(machine::Error::NotKept(format!("restored, {what}")));
     // What QEMU does to it must not be stored.
-    let image = copied(image).map_err(|error| machine::Error::NotKept(error.to_string()))?;
+    let images: io::Result<Vec<_>> = kept.images.iter().map(copied).collect();
+    let images = images.map_err(|error| machine::Error::NotKept(error.to_string()))?;
+    let Some((machine, drives)) = images.split_first() else { return differs("there is nothing") };
     let setting = Setting { patience: PATIENCE, ..setting };
-    let mut machine =
-        Machine::start(setting, Start::Kept { image: &image, point: kept.point, rearms }, Watch::default())?;
+    let mut machine = Machine::start(
+        setting,
+        Start::Kept { machine, drives, point: kept.point, rearms },
+        Watch::default(),
+    )?;
     if machine.registers()? != kept.registers {
         return differs("it has other registers");
     }

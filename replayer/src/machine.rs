@@ -18,10 +18,11 @@ use qemu::build::Build;
 use qemu::monitor::{self, Monitor};
 use qemu::run::{self, Happening, Plan, Run, Typing, describe};
 use qemu::stub::{self, Stub};
+use serde_json::{Value, json};
 use trace::codec;
 use trace::message::{FromProbe, Point, Standing, ToProbe, Watch, Where};
 
-use crate::source::Source;
+use crate::source::{Source, State};
 use crate::{hpet, registers};
 
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +41,8 @@ pub enum Error {
     Stalled { icount: u64, limit: Duration },
     #[error("QEMU can't keep the machine's state: {0}")]
     NotKept(String),
+    #[error("QEMU's open files can't be looked at: {0}")]
+    Files(#[from] std::io::Error),
     #[error(transparent)]
     Refused(#[from] Refusal),
     #[error("interrupted at icount {0}")]
@@ -56,7 +59,7 @@ pub enum Start<'f> {
     /// There as well, with an empty image that states can be kept in.
     Keeping(&'f File),
     /// In the state that is kept in an image.
-    Kept { image: &'f File, point: Point, rearms: bool },
+    Kept { machine: &'f File, drives: &'f [File], point: Point, rearms: bool },
 }
 
 /// The name of the state in an image.
@@ -114,14 +117,21 @@ impl<'a> Machine<'a> {
         let (tell, come) = channel();
         let (state, point, rearms) = match start {
             Start::Beginning => (None, Point::START, false),
-            Start::Keeping(image) => (Some((image, None)), Point::START, false),
-            Start::Kept { image, point, rearms } => (Some((image, Some(STATE))), point, rearms),
+            Start::Keeping(machine) => {
+                (Some(State { machine, drives: &[], restored: None }), Point::START, false)
+            }
+            Start::Kept { machine, drives, point, rearms } => {
+                (Some(State { machine, drives, restored: Some(STATE) }), point, rearms)
+            }
         };
-        let log = setting.source.log();
-        let passed: Vec<_> = state.iter().map(|(image, _)| image.as_fd()).chain([log]).collect();
+        let mut passed = vec![setting.source.log()];
+        if let Some(state) = &state {
+            passed.push(state.machine.as_fd());
+            passed.extend(state.drives.iter().map(AsFd::as_fd));
+        }
         let plan = Plan {
             build: setting.build,
-            arguments: &setting.source.commanded(state)?,
+            arguments: &setting.source.commanded(state.as_ref())?,
             folder: &setting.source.folder,
             probe: Some(setting.probe),
             typed: Typing::Nothing,
@@ -271,6 +281,35 @@ impl<'a> Machine<'a> {
         let told = self.monitor.human(&format!("savevm {STATE}")).map_err(|error| self.or_died(error))?;
         let told = told.trim();
         if told.is_empty() { Ok(()) } else { Err(Error::NotKept(told.to_owned())) }
+    }
+
+    /// The files that QEMU has made for what the guest writes to its drives, in the order of the command line.
+    ///
+    /// # Errors
+    /// Where they can't be found.
+    pub fn drives(&mut self) -> Result<Vec<File>, Error> {
+        let not =
+            |why: &str| Error::NotKept(format!("{why}, so what the guest wrote to its drives is not known"));
+        let told = self.monitor.execute("query-block", &json!({})).map_err(|error| self.or_died(error))?;
+        let drives = told.as_array().ok_or_else(|| not("QEMU does not tell its drives"))?;
+        // A temporary snapshot is a qcow2 file in front of another, and its name is gone.
+        let open = self.run.open_files()?;
+        let file = |drive: &Value| {
+            let inserted = drive.get("inserted")?;
+            let driver = inserted.get("drv")?.as_str()?;
+            let name = inserted.get("file")?.as_str()?;
+            // What a single name can't say is told in JSON.
+            let parts = name.strip_prefix("json:").and_then(|json| serde_json::from_str::<Value>(json).ok());
+            let name =
+                parts.as_ref().map_or(Some(name), |parts| parts.pointer("/file/filename")?.as_str())?;
+            let gone = format!("{name} (deleted)");
+            open.iter().find(|(path, _)| driver == "qcow2" && *path == gone).map(|(_, file)| file)
+        };
+        let files: Vec<_> = drives.iter().filter_map(file).map(File::open).collect();
+        if files.len() != self.setting.source.drives() {
+            return Err(not("QEMU's temporary files are not where they should be"));
+        }
+        files.into_iter().collect::<Result<_, _>>().map_err(|error| not(&error.to_string()))
     }
 
     /// The guest's registers, as QEMU prints them.

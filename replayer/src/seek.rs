@@ -12,7 +12,7 @@
 
 use std::ops::ControlFlow;
 
-use recorder::checkpoint;
+use recorder::checkpoint::{self, Checkpoint};
 use recorder::log::event::Event;
 use recorder::reader::{self, Reader};
 use trace::message::{CHUNK, Watch};
@@ -118,13 +118,18 @@ impl<'a> Seeker<'a> {
         before.retain(|&checkpoint| checkpoint <= icount);
         while let Some(icount) = before.pop() {
             let Some(checkpoint) = self.recording.checkpoint(icount)? else { continue };
-            let [state] = &checkpoint.images[..] else { continue };
             if checkpoint.build != self.setting.build.sha256 {
                 continue;
             }
-            let image = tempfile::tempfile()?;
-            self.recording.restore(icount, state, &image)?;
-            let start = Start::Kept { image: &image, point: checkpoint.point, rearms: checkpoint.rearms };
+            let mut files = Vec::new();
+            for image in &checkpoint.images {
+                let file = tempfile::tempfile()?;
+                self.recording.restore(icount, image, &file)?;
+                files.push(file);
+            }
+            let Some((machine, drives)) = files.split_first() else { continue };
+            let Checkpoint { point, rearms, .. } = checkpoint;
+            let start = Start::Kept { machine, drives, point, rearms };
             return Ok(Machine::start(self.setting, start, watch)?);
         }
         Ok(Machine::start(self.setting, Start::Beginning, watch)?)

@@ -6,7 +6,7 @@ use std::io::{self, BufWriter, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use qemu::arguments::{Arguments, Refusal, Time};
+use qemu::arguments::{Arguments, Refusal, Time, overlays};
 use recorder::manifest::Changed;
 use recorder::pack::{self, unpacked};
 use recorder::reader::{self, Reader};
@@ -25,6 +25,17 @@ pub enum Error {
         "the folder `{0}`, in which the recording was made, is not there; its command line names files in it"
     )]
     NoFolder(PathBuf),
+}
+
+/// Files that hold a machine's state, or shall.
+#[derive(Debug, Clone, Copy)]
+pub struct State<'f> {
+    /// A qcow2 image with no other purpose.
+    pub machine: &'f File,
+    /// What is in front of the image of each drive that can be written to; none, and QEMU makes them.
+    pub drives: &'f [File],
+    /// The name of the state that is restored, where one is.
+    pub restored: Option<&'f str>,
 }
 
 /// A recording ready to be replayed, by any number of QEMUs one after the other.
@@ -85,18 +96,28 @@ impl Source {
     ///
     /// # Errors
     /// As [`unpack`](Self::unpack).
-    pub fn commanded(&self, state: Option<(&File, Option<&str>)>) -> Result<Vec<String>, Refusal> {
+    pub fn commanded(&self, state: Option<&State>) -> Result<Vec<String>, Refusal> {
         let mut log = path(&self.log);
         let mut line = Vec::new();
-        if let Some((image, restored)) = state {
-            let image = path(image);
+        let mut drives = Vec::new();
+        if let Some(state) = state {
+            let image = path(state.machine);
             // First, so that QEMU takes it and none of the guest's own drives for the state.
             line.extend(["-drive".to_owned(), format!("file={image},format=qcow2,if=none,id=tandem-state")]);
-            log.extend(restored.map(|name| format!(",rrsnapshot={name}")));
+            log.extend(state.restored.map(|name| format!(",rrsnapshot={name}")));
+            // Or else a virtio network card tells its driver that it has moved (`virtio_net_post_load_device`).
+            line.extend(["-global".to_owned(), "migration.announce-rounds=0".to_owned()]);
+            drives = state.drives.iter().map(path).collect();
         }
-        line.extend(self.parsed.replayed(self.time, &log)?.line);
+        line.extend(overlays::given(&self.parsed.replayed(self.time, &log)?.line, &drives));
         line.push("-no-shutdown".to_owned());
         Ok(line)
+    }
+
+    /// How many of the guest's drives can be written to: their state belongs to a machine's.
+    #[must_use]
+    pub fn drives(&self) -> usize {
+        overlays::count(&self.line)
     }
 
     /// The log's descriptor, to be passed to QEMU.

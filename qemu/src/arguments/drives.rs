@@ -141,7 +141,7 @@ fn is_limit(key: &str) -> bool {
 }
 
 /// What says where the guest finds the drive, and not how its image is read.
-fn is_of_the_device(key: &str) -> bool {
+pub(super) fn is_of_the_device(key: &str) -> bool {
     const KEYS: &[&str] = &[
         "if",
         "bus",

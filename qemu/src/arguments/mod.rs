@@ -14,6 +14,7 @@ mod images;
 mod item;
 mod networks;
 mod nodes;
+pub mod overlays;
 mod refusal;
 mod serials;
 mod time;
