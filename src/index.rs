@@ -2,10 +2,12 @@
 
 use std::cell::RefCell;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use ::lockstep::report::grouped;
 use ::recorder::checkpoint;
 use ::recorder::reader::Reader;
+use qemu::build::Build;
 use replayer::index::{Made, index, usual};
 use replayer::machine::Setting;
 use replayer::source::Source;
@@ -69,8 +71,47 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     Ok(Outcome::Same)
 }
 
+/// From how many instructions on a recording gets its checkpoints before it is gone about in: a whole replay then takes
+/// longer than somebody waits twice.
+const LONG: u64 = 2_500_000_000;
+
+/// The recording with checkpoints for this build, where it is long enough to want them and has none.
+pub fn for_seeks(mut recording: Reader, setting: Setting) -> Result<Reader, Failure> {
+    let path = recording.path().to_owned();
+    if recording.ending.instructions() < LONG || has(&mut recording, setting.build)? {
+        return Ok(recording);
+    }
+    eprintln!(
+        "tandem: making checkpoints in `{}` once; `tandem index --remove` takes them out",
+        path.display()
+    );
+    match make(&mut recording, setting, None) {
+        Ok(made) => {
+            if let (0, Some((icount, why))) = (made.kept, made.failed.first()) {
+                eprintln!("tandem: no checkpoint at icount {}: {why}", grouped(*icount));
+            }
+        }
+        // Of a recording that can't be written, for instance. The seek works all the same.
+        Err(_) if INTERRUPTS.load(Ordering::Relaxed) == 0 => {
+            eprintln!("tandem: no checkpoints can be made; each seek replays from the beginning");
+        }
+        Err(failure) => return Err(failure),
+    }
+    Ok(Reader::open(&path)?)
+}
+
+/// Whether there is a checkpoint that `build` can begin with.
+fn has(recording: &mut Reader, build: &Build) -> Result<bool, Failure> {
+    for icount in recording.checkpoints() {
+        if recording.checkpoint(icount)?.is_some_and(|checkpoint| checkpoint.build == build.sha256) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Makes the checkpoints, and shows how far that is.
-pub fn make(recording: &mut Reader, setting: Setting, every: Option<u64>) -> Result<Made, Failure> {
+fn make(recording: &mut Reader, setting: Setting, every: Option<u64>) -> Result<Made, Failure> {
     let total = recording.ending.instructions();
     let every = every.unwrap_or_else(|| usual(total));
     let progress = RefCell::new(Progress::new("making checkpoints"));

@@ -14,7 +14,7 @@ use replayer::verify::{Request, STALL, Verdict, verify};
 
 use crate::interrupt::INTERRUPTS;
 use crate::progress::Progress;
-use crate::{Failure, Outcome, moment};
+use crate::{Failure, Outcome, index, moment};
 
 /// Replay a recording and prove that it is the same run.
 ///
@@ -70,6 +70,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
             interrupts: &INTERRUPTS,
             patience: STALL,
         };
+        recording = index::for_seeks(recording, setting)?;
         return moment::show(&mut recording, setting, &arguments.at, symbols.as_ref());
     }
     let total = recording.ending.instructions();

@@ -15,6 +15,9 @@ const APART: u64 = 0x20;
 /// The least number of timers that there are; QEMU has three.
 const COUNT: u64 = 3;
 
+/// The plugin API's version in the first QEMU that may forget: 9.1's.
+pub const FORGETS_FROM: i32 = 3;
+
 /// In a configuration: the timer is periodic.
 const PERIODIC: u8 = 1 << 3;
 

@@ -65,6 +65,8 @@ struct Kept {
     registers: String,
     /// The machine's, then one for each drive that can be written to; none at the end.
     images: Vec<File>,
+    /// Whether this build may forget something of the HPET's.
+    may_forget: bool,
 }
 
 /// Makes checkpoints of `recording`, `every` so many instructions, in place of those that it has. `recording` has to be
@@ -152,7 +154,8 @@ fn keep_all(
         && machine.run_to(icount, &mut |told| check(recording, progress, told))? == Stop::Reached
     {
         let (point, registers) = (machine.standing()?.point, machine.registers()?);
-        let _ = send.send(Kept { icount, point, registers, images: Vec::new() });
+        let may_forget = machine.may_forget_hpet();
+        let _ = send.send(Kept { icount, point, registers, images: Vec::new(), may_forget });
     }
     Ok(failed)
 }
@@ -170,6 +173,7 @@ fn keep(machine: &mut Machine, image: &File) -> Result<Kept, machine::Error> {
         icount: machine.icount(),
         point: standing.point,
         registers: machine.registers()?,
+        may_forget: machine.may_forget_hpet(),
         images: images.map_err(|error| machine::Error::NotKept(error.to_string()))?,
     })
 }
@@ -220,8 +224,9 @@ fn prove_all(mut store: Store, setting: Setting, come: &Receiver<Kept>) -> Resul
     let mut made = Made::default();
     let mut before: Option<Kept> = None;
     // What was needed last is tried first.
-    let mut rearms = false;
+    let mut last: Option<bool> = None;
     for kept in come {
+        let mut rearms = last.unwrap_or(kept.may_forget);
         if let Some(before) = &before {
             let mut proof = prove(setting, before, rearms, &kept);
             if let Err(error) = &proof {
@@ -242,6 +247,7 @@ fn prove_all(mut store: Store, setting: Setting, come: &Receiver<Kept>) -> Resul
                 let Kept { icount, point, .. } = *before;
                 store.add(&Checkpoint { icount, point, build, rearms, images })?;
                 made.kept += 1;
+                last = Some(rearms);
             }
         }
         before = Some(kept);

@@ -312,6 +312,12 @@ impl<'a> Machine<'a> {
         files.into_iter().collect::<Result<_, _>>().map_err(|error| not(&error.to_string()))
     }
 
+    /// Whether QEMU may forget something of the HPET's when it restores a state; see [`crate::hpet`].
+    #[must_use]
+    pub fn may_forget_hpet(&self) -> bool {
+        matches!(&*self.run.target, "x86_64" | "i386") && self.run.plugin_api >= hpet::FORGETS_FROM
+    }
+
     /// The guest's registers, as QEMU prints them.
     ///
     /// # Errors

@@ -105,20 +105,20 @@ impl<'a> Seeker<'a> {
     pub fn machine(&mut self) -> Result<&mut Machine<'a>, Error> {
         let machine = match self.machine.take() {
             Some(machine) => machine,
-            None => self.nearest(0, Watch::default())?,
+            None => self.nearest(0, 0, Watch::default())?,
         };
         Ok(self.machine.insert(machine))
     }
 
-    /// A new machine that stands as near before `icount` as can be.
-    fn nearest(&mut self, icount: u64, watch: Watch) -> Result<Machine<'a>, Error> {
+    /// A new machine that stands as near as can be, but not behind `icount` or `position`.
+    fn nearest(&mut self, icount: u64, position: u64, watch: Watch) -> Result<Machine<'a>, Error> {
         // Two QEMUs at a time are one too many.
         self.machine = None;
         let mut before = self.recording.checkpoints();
         before.retain(|&checkpoint| checkpoint <= icount);
         while let Some(icount) = before.pop() {
             let Some(checkpoint) = self.recording.checkpoint(icount)? else { continue };
-            if checkpoint.build != self.setting.build.sha256 {
+            if checkpoint.build != self.setting.build.sha256 || checkpoint.point.position > position {
                 continue;
             }
             let mut files = Vec::new();
@@ -169,7 +169,8 @@ impl<'a> Seeker<'a> {
     pub fn to_position(&mut self, position: u64) -> Result<(), Error> {
         if self.machine()?.position()? > position {
             // No position is less than its icount.
-            self.at_most(position)?;
+            let machine = self.nearest(position, position, Watch::default())?;
+            self.machine = Some(machine);
         }
         // By leaps as long as no fault on the way can make them too long.
         loop {
@@ -210,7 +211,7 @@ impl<'a> Seeker<'a> {
     /// As [`to`](Self::to).
     pub fn find(&mut self, watch: Watch, icount: u64) -> Result<Found, Error> {
         let until = watch.until;
-        let mut machine = self.nearest(0, watch)?;
+        let mut machine = self.nearest(0, 0, watch)?;
         let mut found = None;
         let Seeker { recording, progress, .. } = self;
         let stop = machine.run_to(icount, &mut |told| {
@@ -230,7 +231,7 @@ impl<'a> Seeker<'a> {
     /// Makes sure that the machine stands at `icount` or before.
     fn at_most(&mut self, icount: u64) -> Result<(), Error> {
         if self.machine.as_ref().is_none_or(|machine| machine.icount() > icount) {
-            let machine = self.nearest(icount, Watch::default())?;
+            let machine = self.nearest(icount, u64::MAX, Watch::default())?;
             self.machine = Some(machine);
         }
         Ok(())

@@ -1,0 +1,190 @@
+//! A user goes to a moment of a recording, by each of its names, forwards and backwards, with checkpoints and without.
+
+mod tandem;
+
+use tandem::{BUILDS, Place, boot_sector, build, guest, words};
+
+/// What is shown of a moment: icount, position, and the registers and instructions as text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Shown {
+    icount: u64,
+    position: u64,
+    state: String,
+}
+
+fn shown(out: &str) -> Vec<Shown> {
+    let number = |text: &str| text.replace(',', "").parse().unwrap();
+    let mut all = Vec::new();
+    for line in out.lines() {
+        if let Some(rest) = line.strip_prefix("at icount ") {
+            let (icount, rest) = rest.split_once(", instruction ").unwrap();
+            let (position, _) = rest.split_once(" of the stream").unwrap();
+            all.push(Shown { icount: number(icount), position: number(position), state: String::new() });
+        } else if let Some(last) = all.last_mut()
+            && (line.starts_with("0x") || line.split_once('=').is_some_and(|(name, _)| name.len() <= 5))
+        {
+            last.state += line;
+            last.state.push('\n');
+        }
+    }
+    all
+}
+
+impl Place {
+    fn at(&self, file: &str, moments: &[&str]) -> Vec<Shown> {
+        let mut arguments = words(&["replay", file]);
+        arguments.extend(moments.iter().flat_map(|moment| words(&["--at", moment])));
+        let ran = self.run(&arguments);
+        ran.ends_with(0);
+        let shown = shown(&ran.out);
+        assert_eq!(shown.len(), moments.len(), "{}", ran.out);
+        shown
+    }
+
+    /// Icounts at which the recording has such an event.
+    fn icounts(&self, file: &str, event: &str) -> Vec<u64> {
+        let listed = self.run(&["show", file, "--events", "--format", "json"]);
+        listed.ends_with(0);
+        let lines = listed.out.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let mut icounts: Vec<u64> = lines
+            .filter(|line| line["event"] == event)
+            .map(|line| line["icount"].as_u64().unwrap())
+            .collect();
+        icounts.dedup();
+        icounts
+    }
+}
+
+/// Every nth of them, `count` in all.
+fn some(of: &[u64], count: usize) -> Vec<String> {
+    of.iter().step_by(of.len().div_ceil(count)).map(u64::to_string).collect()
+}
+
+#[test]
+fn a_linux_by_every_name_with_checkpoints_and_without() {
+    for name in BUILDS {
+        let place = Place::new();
+        let recorded = place.record("boot.tdm", &build(name), &guest("linux"));
+        recorded.ends_with(0);
+
+        // Where the log has interrupts and exceptions QEMU's own stop is one of two states by chance.
+        let mut moments = some(&place.icounts("boot.tdm", "interrupt"), 6);
+        moments.extend(some(&place.icounts("boot.tdm", "exception"), 6));
+        moments.extend(words(&["1", "999999937"]));
+        moments.sort_by_key(|icount| icount.parse::<u64>().unwrap());
+        moments.insert(0, "0".to_owned());
+        moments.extend(words(&["end-1", "end"]));
+        let moments: Vec<&str> = moments.iter().map(String::as_str).collect();
+        let forwards = place.at("boot.tdm", &moments);
+        let end = &forwards[forwards.len() - 1];
+        assert!(forwards.iter().all(|at| at.state.contains("RIP=") || at.state.contains("EIP=")));
+
+        let indexed = place.run(&["index", "boot.tdm", "--every", "150000000"]);
+        indexed.ends_with(0);
+        assert!(indexed.out.contains("has 11 checkpoints, each proven by a restore"), "{}", indexed.out);
+        assert!(!indexed.out.contains("no checkpoint at"), "{}", indexed.out);
+        place.run(&["replay", "boot.tdm"]).ends_with(0);
+        // Backwards, so that each begins anew at a checkpoint.
+        let backwards: Vec<&str> = moments.iter().rev().copied().collect();
+        let mut again = place.at("boot.tdm", &backwards);
+        again.reverse();
+        assert_eq!(again, forwards, "{name}");
+
+        // By position: each start of an instruction that faults has its own.
+        let positions: Vec<String> =
+            forwards.iter().rev().map(|at| format!("instruction:{}", at.position)).collect();
+        let positions: Vec<&str> = positions.iter().map(String::as_str).collect();
+        let mut by_position = place.at("boot.tdm", &positions);
+        by_position.reverse();
+        assert_eq!(by_position, forwards, "{name}");
+
+        // By what the guest has written; its console up to there is shown, and no more.
+        let hello = place.run(&["replay", "boot.tdm", "--at", "console:hello from Linu[x]"]);
+        hello.ends_with(0);
+        let console = hello.out.split("\nat icount").next().unwrap();
+        assert!(console.ends_with("tandem guest: hello from Linux"), "{console}");
+        assert!(recorded.out.starts_with(console));
+
+        // By an address: the nth time that the instruction there is about to start.
+        let at = &by_position[8];
+        let address = at.state.lines().find(|line| line.starts_with("0x")).unwrap();
+        let address = address.split_whitespace().next().unwrap();
+        let [first, third] =
+            &place.at("boot.tdm", &[&format!("pc:{address}"), &format!("pc:{address}#3")])[..]
+        else {
+            panic!("two moments");
+        };
+        assert!(
+            first.state.contains(&format!("\n{address}")) && third.state.contains(&format!("\n{address}"))
+        );
+        assert!(first.position < third.position && first.position <= at.position);
+
+        for (moment, why) in [
+            (format!("{}", end.icount + 1), "is behind the recording's end"),
+            ("console:no such words".to_owned(), "nothing that matches"),
+            ("pc:1234567#2".to_owned(), "never"),
+            ("end-99999999999".to_owned(), "before the beginning"),
+        ] {
+            place.run(&["replay", "boot.tdm", "--at", &moment]).is_refused_with(&[why]);
+        }
+        place.run(&["index", "boot.tdm", "--remove"]).ends_with(0);
+        assert!(std::fs::metadata(place.path("boot.tdm")).unwrap().len() < 100_000);
+        assert_eq!(place.left(), (words(&["boot.tdm"]), words(&[])));
+    }
+}
+
+#[test]
+fn a_guest_with_a_disk_and_a_network_from_its_checkpoints() {
+    for name in BUILDS {
+        let place = Place::new();
+        place.record("disk.tdm", &build(name), &guest("disk")).ends_with(0);
+        // While it reads, while it writes, while it is on the network.
+        let blocks = place.icounts("disk.tdm", "block");
+        let packets = place.icounts("disk.tdm", "packet");
+        let mut moments = some(&blocks, 8);
+        moments.extend(some(&packets, 3));
+        moments.push("end".to_owned());
+        let moments: Vec<&str> = moments.iter().map(String::as_str).collect();
+        // Made by itself on the first seek of a recording as long as this.
+        let straight = place.at("disk.tdm", &["1000", moments[0]]);
+        let summary = place.run(&["show", "disk.tdm"]);
+        assert!(summary.out.contains("checkpoints"), "{}", summary.out);
+        let backwards: Vec<&str> = moments.iter().rev().copied().collect();
+        let mut again = place.at("disk.tdm", &backwards);
+        again.reverse();
+        assert_eq!(again[0], straight[1]);
+        // In one run, from before the first on.
+        assert_eq!(place.at("disk.tdm", &moments), again, "{name}");
+    }
+}
+
+#[test]
+fn code_has_names_where_a_file_has_them() {
+    let place = Place::new();
+    let image = boot_sector(&place, "disk.s").display().to_string();
+    let qemu = build(BUILDS[0]);
+    let line = words(&[
+        "record",
+        "-o",
+        "b.tdm",
+        "--until-icount",
+        "3000000",
+        "--",
+        &qemu,
+        "-hda",
+        &image,
+        "-nographic",
+    ]);
+    place.run(&line).ends_with(0);
+    let symbols = place.path("boot.elf");
+    let object = place.path("boot.o");
+    let mut link = std::process::Command::new("ld");
+    link.args(["-m", "elf_i386", "-Ttext", "0x7c00", "-e", "0x7c00", "-o"]).arg(&symbols).arg(object);
+    assert!(link.status().unwrap().success());
+    let symbols = symbols.display().to_string();
+    let shown = place.run(&["replay", "b.tdm", "--at", "pc:7c00", "--symbols", &symbols]);
+    shown.ends_with(0);
+    assert!(shown.out.contains("0x0000000000007c00 <"), "{}", shown.out);
+    place.run(&["replay", "b.tdm", "--at", "5", "--symbols", &image]).is_refused_with(&["boot.img", "ELF"]);
+    place.run(&["replay", "b.tdm", "--symbols", &symbols]).ends_with(2);
+}
