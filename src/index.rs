@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
-use ::lockstep::report::grouped;
+use ::recorder::account::grouped;
 use ::recorder::checkpoint;
 use ::recorder::reader::Reader;
 use qemu::build::Build;
@@ -78,7 +78,9 @@ const LONG: u64 = 2_500_000_000;
 /// The recording with checkpoints for this build, where it is long enough to want them and has none.
 pub fn for_seeks(mut recording: Reader, setting: Setting) -> Result<Reader, Failure> {
     let path = recording.path().to_owned();
-    if recording.ending.instructions() < LONG || has(&mut recording, setting.build)? {
+    // No QEMU restores the timers of the machines for RISC-V (hw/intc/riscv_aclint.c, 7.2 and 10.0).
+    let possible = !recording.manifest.target.starts_with("riscv");
+    if !possible || recording.ending.instructions() < LONG || has(&mut recording, setting.build)? {
         return Ok(recording);
     }
     eprintln!(

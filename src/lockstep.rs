@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use ::lockstep::comparator::Pair;
-use ::lockstep::report::{Verdict, grouped};
+use ::lockstep::report::Verdict;
 use ::lockstep::ride::{Request, ride};
 use ::lockstep::text::render;
+use ::recorder::account::grouped;
 use ::recorder::reader::Reader;
 use clap::ValueEnum;
 use qemu::build::Build;

@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::ops::ControlFlow;
 
-use ::lockstep::report::grouped;
 use ::recorder::account::Stamps;
+use ::recorder::account::grouped;
 use ::recorder::reader::Reader;
 use replayer::machine::Setting;
 use replayer::moment::Moment;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ::lockstep::report::grouped;
+use ::recorder::account::grouped;
 use ::recorder::pack::{pack, unpack};
 use ::recorder::reader::Reader;
 

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use ::lockstep::report::grouped;
+use ::recorder::account::grouped;
 use indicatif::{ProgressBar, ProgressStyle};
 
 pub struct Progress {

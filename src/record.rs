@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ::lockstep::report::grouped;
+use ::recorder::account::grouped;
 use ::recorder::record::script::Script;
 use ::recorder::record::stop::Limits;
 use ::recorder::record::{Request, Show, record};

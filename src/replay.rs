@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::path::PathBuf;
 
-use ::lockstep::report::grouped;
+use ::recorder::account::grouped;
 use ::recorder::reader::Reader;
 use qemu::build::Build;
 use replayer::machine::Setting;

@@ -4,10 +4,8 @@ use std::io::{BufWriter, StdoutLock, Write, stdout};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use ::lockstep::report::grouped;
-use ::recorder::account::{Account, Field, Stamps, fields};
+use ::recorder::account::{Account, Field, Stamps, described, fields, grouped, hex};
 use ::recorder::format::Kind;
-use ::recorder::log::event::Event;
 use ::recorder::manifest::GuestFile;
 use ::recorder::reader::Reader;
 use clap::ValueEnum;
@@ -81,14 +79,7 @@ fn events(recording: &mut Reader, arguments: &Arguments, json: bool, out: &mut O
             }
             writeln!(out, "{}", Value::Object(line))
         } else {
-            let mut line = format!("{:>17}  {}", grouped(icount), event.name());
-            for (name, field) in fields(event) {
-                line.push_str(&format!(" {name}={}", text(field)));
-            }
-            if let Event::Shutdown(cause) = event {
-                line.push_str(&format!(" ({cause})"));
-            }
-            writeln!(out, "{line}")
+            writeln!(out, "{:>17}  {}", grouped(icount), described(event))
         })
     })?;
     Ok(())
@@ -100,27 +91,6 @@ fn value(field: Field) -> Value {
         Field::Signed(number) => number.into(),
         Field::Word(word) => word.into(),
         Field::Bytes(bytes) => hex(bytes).into(),
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// A field for people: of bytes the first, as text where that is what they are.
-fn text(field: Field) -> String {
-    const SHOWN: usize = 48;
-    match field {
-        Field::Number(number) => number.to_string(),
-        Field::Signed(number) => number.to_string(),
-        Field::Word(word) => word.to_owned(),
-        Field::Bytes(bytes) => {
-            let first = &bytes[..bytes.len().min(SHOWN)];
-            let is_text = first.iter().all(|byte| byte.is_ascii_graphic() || b" \r\n\t".contains(byte));
-            let shown = if is_text { format!("\"{}\"", first.escape_ascii()) } else { hex(first) };
-            let more = if bytes.len() > SHOWN { "..." } else { "" };
-            format!("{shown}{more} ({} bytes)", bytes.len())
-        }
     }
 }
 

@@ -38,7 +38,7 @@ fn one_instruction_a_block_is_the_same_run() {
     assert_eq!(report["compared"]["driven_by"], "recording");
     let replayed = place.run(&["replay", "boot.tdm"]).out;
     let instructions = report["compared"]["instructions"].as_u64().unwrap();
-    let grouped = ::lockstep::report::grouped(instructions);
+    let grouped = recorder::account::grouped(instructions);
     assert!(replayed.contains(&format!("identical: {grouped} instructions")), "up to the guest's shutdown");
 }
 

@@ -1,6 +1,7 @@
 //! The result of a lockstep as data: what `--format json` prints. Documented in `lockstep/REPORT.md`; a change
 //! here is a change there.
 
+use recorder::account::grouped;
 use serde::Serialize;
 
 use crate::comparator::{Pair, Side};
@@ -272,28 +273,4 @@ fn agreed(before: Disassembler, behind: Disassembler, executed: &Executed) -> Di
         disassembler.mode().is_none_or(|bits| crate::disassembly::agrees(bits, executed.instruction))
     };
     if fits(before) { before } else { behind }
-}
-
-/// A number with a comma every three digits.
-#[must_use]
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::grouped;
-
-    #[test]
-    fn numbers_are_grouped_by_three() {
-        assert_eq!([0, 999, 1000, 1_713_184_716].map(grouped), ["0", "999", "1,000", "1,713,184,716"]);
-    }
 }

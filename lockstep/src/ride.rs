@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use qemu::arguments::{Arguments, Refusal};
 use qemu::build::Build;
-use qemu::run::{self, Happening, Plan, Run, Typing, describe};
+use qemu::run::{self, Control, Happening, Plan, Run, Typing, describe};
 use recorder::reader::Reader;
 use replayer::source::{self, Source};
 use replayer::verify::console_difference;
@@ -18,7 +18,8 @@ use trace::message::{CHUNK, FromProbe, Point, ToProbe, Watch, Window};
 
 use crate::comparator::{Comparator, Order, OutOfTurn, Pair, Side};
 use crate::expansion::{expand, first_difference};
-use crate::report::{Compared, Divergence, Kind, Report, Ridden, Verdict, grouped};
+use crate::report::{Compared, Divergence, Kind, Report, Ridden, Verdict};
+use recorder::account::grouped;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -136,7 +137,7 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
             probe: Some(request.probe),
             typed: Typing::Nothing,
             passed: log.as_slice(),
-            commanded: false,
+            control: Control::None,
         };
         let tell = tell.clone();
         Run::start(&plan, move |happening| drop(tell.send((side, happening))))

@@ -5,7 +5,8 @@ use std::fmt::Write;
 use similar::{ChangeTag, TextDiff};
 
 use crate::comparator::{Pair, Side};
-use crate::report::{Block, Divergence, Line, Report, Verdict, grouped};
+use crate::report::{Block, Divergence, Line, Report, Verdict};
+use recorder::account::grouped;
 
 /// The whole report, at most about 110 columns wide where the guest's code allows.
 #[must_use]

@@ -92,14 +92,31 @@ pub struct Plan<'a> {
     pub typed: Typing,
     /// Descriptors besides the probe's socket that QEMU shall have, under the same numbers.
     pub passed: &'a [BorrowedFd<'a>],
-    /// Whether it shall be commanded: it then stands still before the first instruction.
-    pub commanded: bool,
+    pub control: Control,
+}
+
+/// How a QEMU is commanded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Control {
+    /// By nobody.
+    None,
+    /// It has a monitor that can be asked how things are.
+    Monitor,
+    /// It stands still before the first instruction, and does as it is told.
+    Whole,
 }
 
 /// The ends of what commands a QEMU, before anything is said on them.
 #[derive(Debug)]
 pub struct Controls {
     pub monitor: UnixStream,
+    /// Only with [`Control::Whole`].
+    pub whole: Option<Whole>,
+}
+
+/// What commands a QEMU wholly.
+#[derive(Debug)]
+pub struct Whole {
     pub stub: UnixStream,
     /// Where the probe is asked while the guest stands still.
     pub asking: UnixStream,
@@ -145,22 +162,30 @@ impl Run {
             passed.push(guest.as_raw_fd());
         }
         let mut theirs = Vec::new();
-        let controls = if plan.commanded {
-            let mut pair = || UnixStream::pair().map(|(ours, end)| (ours, theirs.push(end)).0);
-            let controls = Controls { monitor: pair()?, stub: pair()?, asking: pair()? };
-            let [monitor, stub, asking] = [0, 1, 2].map(|end: usize| theirs[end].as_raw_fd());
-            passed.extend([monitor, stub, asking]);
-            plugin.push(format!("asking={asking}"));
+        let mut pair = || -> io::Result<_> {
+            let (ours, end) = UnixStream::pair()?;
+            let fd = end.as_raw_fd();
+            theirs.push(end);
+            passed.push(fd);
+            Ok((ours, fd))
+        };
+        let mut controls = None;
+        if plan.control != Control::None {
+            let (monitor, fd) = pair()?;
+            command
+                .args(["-chardev", &format!("socket,id=tandem-monitor,fd={fd}")])
+                .args(["-mon", "chardev=tandem-monitor,mode=control"]);
+            controls = Some(Controls { monitor, whole: None });
+        }
+        if let (Control::Whole, Some(controls)) = (plan.control, &mut controls) {
+            let ((stub, fd), (asking, asking_fd)) = (pair()?, pair()?);
             command
                 .arg("-S")
-                .args(["-chardev", &format!("socket,id=tandem-monitor,fd={monitor}")])
-                .args(["-mon", "chardev=tandem-monitor,mode=control"])
-                .args(["-chardev", &format!("socket,id=tandem-stub,fd={stub}")])
+                .args(["-chardev", &format!("socket,id=tandem-stub,fd={fd}")])
                 .args(["-gdb", "chardev:tandem-stub"]);
-            Some(controls)
-        } else {
-            None
-        };
+            plugin.push(format!("asking={asking_fd}"));
+            controls.whole = Some(Whole { stub, asking });
+        }
         if plan.probe.is_some() {
             command.arg("-plugin").arg(plugin.join(","));
         }

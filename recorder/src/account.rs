@@ -150,6 +150,56 @@ pub fn fields<'a>(event: &Event<'a>) -> Vec<(&'static str, Field<'a>)> {
     }
 }
 
+/// A number with a comma every three digits.
+#[must_use]
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// An event as people read it, in one line.
+#[must_use]
+pub fn described(event: &Event) -> String {
+    let mut line = event.name().to_owned();
+    for (name, field) in fields(event) {
+        line.push_str(&format!(" {name}={}", text(field)));
+    }
+    if let Event::Shutdown(cause) = event {
+        line.push_str(&format!(" ({cause})"));
+    }
+    line
+}
+
+/// A field for people: of bytes the first, as text where that is what they are.
+fn text(field: Field) -> String {
+    const SHOWN: usize = 48;
+    match field {
+        Field::Number(number) => number.to_string(),
+        Field::Signed(number) => number.to_string(),
+        Field::Word(word) => word.to_owned(),
+        Field::Bytes(bytes) => {
+            let first = &bytes[..bytes.len().min(SHOWN)];
+            let is_text = first.iter().all(|byte| byte.is_ascii_graphic() || b" \r\n\t".contains(byte));
+            let shown = if is_text { format!("\"{}\"", first.escape_ascii()) } else { hex(first) };
+            let more = if bytes.len() > SHOWN { "..." } else { "" };
+            format!("{shown}{more} ({} bytes)", bytes.len())
+        }
+    }
+}
+
+/// Bytes as hexadecimal digits.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// qapi/ui.json, `InputButton`, `InputMultiTouchType` and `QKeyCode`, QEMU 10.0; 7.2 has the same without the last keys.
 const BUTTONS: &[&str] = &[
     "left",
@@ -181,3 +231,13 @@ const KEYS: &[&str] = &[
     "computer", "ac_home", "ac_back", "ac_forward", "ac_refresh", "ac_bookmarks", "lang1", "lang2", "f13",
     "f14", "f15", "f16", "f17", "f18", "f19", "f20", "f21", "f22", "f23", "f24",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::grouped;
+
+    #[test]
+    fn numbers_are_grouped_by_three() {
+        assert_eq!([0, 999, 1000, 1_713_184_716].map(grouped), ["0", "999", "1,000", "1,713,184,716"]);
+    }
+}

@@ -47,6 +47,9 @@ pub fn usual(instructions: u64) -> u64 {
     (instructions / 40).max(100_000_000)
 }
 
+/// After how many checkpoints of which none is good no more are tried.
+const HOPELESS: usize = 2;
+
 /// How long the proof of a checkpoint may go without a full chunk.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -65,7 +68,8 @@ struct Kept {
     registers: String,
     /// The machine's, then one for each drive that can be written to; none at the end.
     images: Vec<File>,
-    /// Whether this build may forget something of the HPET's.
+    /// Whether the machine may have an HPET, and this build forget something of it.
+    has_hpet: bool,
     may_forget: bool,
 }
 
@@ -154,8 +158,8 @@ fn keep_all(
         && machine.run_to(icount, &mut |told| check(recording, progress, told))? == Stop::Reached
     {
         let (point, registers) = (machine.standing()?.point, machine.registers()?);
-        let may_forget = machine.may_forget_hpet();
-        let _ = send.send(Kept { icount, point, registers, images: Vec::new(), may_forget });
+        let (has_hpet, may_forget) = machine.hpet();
+        let _ = send.send(Kept { icount, point, registers, images: Vec::new(), has_hpet, may_forget });
     }
     Ok(failed)
 }
@@ -169,11 +173,13 @@ fn keep(machine: &mut Machine, image: &File) -> Result<Kept, machine::Error> {
     machine.keep()?;
     let drives = machine.drives()?;
     let images: io::Result<_> = [image].into_iter().chain(&drives).map(copied).collect();
+    let (has_hpet, may_forget) = machine.hpet();
     Ok(Kept {
         icount: machine.icount(),
         point: standing.point,
         registers: machine.registers()?,
-        may_forget: machine.may_forget_hpet(),
+        has_hpet,
+        may_forget,
         images: images.map_err(|error| machine::Error::NotKept(error.to_string()))?,
     })
 }
@@ -226,7 +232,7 @@ fn prove_all(mut store: Store, setting: Setting, come: &Receiver<Kept>) -> Resul
     // What was needed last is tried first.
     let mut last: Option<bool> = None;
     for kept in come {
-        let mut rearms = last.unwrap_or(kept.may_forget);
+        let mut rearms = last.unwrap_or(kept.may_forget && kept.has_hpet);
         if let Some(before) = &before {
             let mut proof = prove(setting, before, rearms, &kept);
             if let Err(error) = &proof {
@@ -234,11 +240,16 @@ fn prove_all(mut store: Store, setting: Setting, come: &Receiver<Kept>) -> Resul
                     return Err(proof.err().map_or_else(|| unreachable!(), Error::from));
                 }
                 let first = error.to_string();
-                proof = prove(setting, before, !rearms, &kept);
-                match &proof {
-                    Ok(()) => rearms = !rearms,
-                    Err(_) => made.failed.push((before.icount, first)),
+                if kept.has_hpet {
+                    rearms = !rearms;
+                    proof = prove(setting, before, rearms, &kept);
                 }
+                if proof.is_err() {
+                    made.failed.push((before.icount, first));
+                }
+            }
+            if made.kept == 0 && made.failed.len() == HOPELESS {
+                break;
             }
             if proof.is_ok() {
                 let images: Result<_, _> = before.images.iter().map(|image| store.keep(image)).collect();

@@ -1,5 +1,5 @@
 //! Replays a recording. [`source`] makes of a recording what QEMU needs to replay it; [`verify`] replays it and
-//! compares every chunk with the witness. A [`machine`] is a replay that is commanded; [`seek`] takes one to a
+//! compares every chunk with the witness, and [`standstill`] says what the log has where it does not go on. A [`machine`] is a replay that is commanded; [`seek`] takes one to a
 //! [`moment`], and [`registers`] reads what it shows there, with the
 //! names of [`symbols`].
 
@@ -11,5 +11,6 @@ pub mod moment;
 pub mod registers;
 pub mod seek;
 pub mod source;
+pub mod standstill;
 pub mod symbols;
 pub mod verify;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use qemu::arguments::Refusal;
 use qemu::build::Build;
 use qemu::monitor::{self, Monitor};
-use qemu::run::{self, Happening, Plan, Run, Typing, describe};
+use qemu::run::{self, Control, Happening, Plan, Run, Typing, Whole, describe};
 use qemu::stub::{self, Stub};
 use serde_json::{Value, json};
 use trace::codec;
@@ -39,6 +39,8 @@ pub enum Error {
     Died { icount: u64, ending: String, said: String },
     #[error("the replay stands still after icount {icount}, {limit} s without a full chunk", limit = limit.as_secs())]
     Stalled { icount: u64, limit: Duration },
+    #[error("QEMU itself ends before icount {wanted}; say `end-1` for the last moment of the guest")]
+    Exits { wanted: u64 },
     #[error("QEMU can't keep the machine's state: {0}")]
     NotKept(String),
     #[error("QEMU's open files can't be looked at: {0}")]
@@ -136,22 +138,22 @@ impl<'a> Machine<'a> {
             probe: Some(setting.probe),
             typed: Typing::Nothing,
             passed: &passed,
-            commanded: true,
+            control: Control::Whole,
         };
         let mut run = Run::start(&plan, move |happening| drop(tell.send(happening)))?;
-        let controls = run.controls().ok_or_else(|| Error::Probe("it has no controls".to_owned()))?;
+        let controls = run.controls().and_then(|controls| Some((controls.monitor, controls.whole?)));
+        let (monitor, Whole { stub, asking }) =
+            controls.ok_or_else(|| Error::Probe("it has no controls".to_owned()))?;
         run.say(&ToProbe::Go { credit: u64::MAX, from: point, watch });
-        let up = |run: &mut Run| -> Result<_, Error> {
-            let mut monitor = Monitor::greet(controls.monitor)?;
-            let stub = Stub::attach(controls.stub)?;
+        let up = || -> Result<_, Error> {
+            let mut monitor = Monitor::greet(monitor)?;
+            let stub = Stub::attach(stub)?;
             let icount = monitor.icount()?;
-            let _ = run;
             Ok((monitor, stub, icount))
         };
-        match up(&mut run) {
+        match up() {
             Ok((monitor, stub, icount)) => {
-                let mut machine =
-                    Machine { setting, run, monitor, stub, asking: controls.asking, come, icount };
+                let mut machine = Machine { setting, run, monitor, stub, asking, come, icount };
                 if rearms {
                     hpet::rearm(&mut machine.stub)?;
                 }
@@ -222,6 +224,7 @@ impl<'a> Machine<'a> {
                     Happening::Probe(FromProbe::Failure(why)) | Happening::ProbeGone(Some(why)) => {
                         return Err(Error::Probe(why).into());
                     }
+                    Happening::Probe(FromProbe::End { .. }) => return Err(Error::Exits { wanted }.into()),
                     Happening::Probe(other) => {
                         return Err(Error::Probe(format!("it said {other:?} out of turn")).into());
                     }
@@ -312,10 +315,12 @@ impl<'a> Machine<'a> {
         files.into_iter().collect::<Result<_, _>>().map_err(|error| not(&error.to_string()))
     }
 
-    /// Whether QEMU may forget something of the HPET's when it restores a state; see [`crate::hpet`].
+    /// Whether the machine may have an HPET, and whether this build may forget something of it when it restores a state;
+    /// see [`crate::hpet`].
     #[must_use]
-    pub fn may_forget_hpet(&self) -> bool {
-        matches!(&*self.run.target, "x86_64" | "i386") && self.run.plugin_api >= hpet::FORGETS_FROM
+    pub fn hpet(&self) -> (bool, bool) {
+        let has = matches!(&*self.run.target, "x86_64" | "i386");
+        (has, self.run.plugin_api >= hpet::FORGETS_FROM)
     }
 
     /// The guest's registers, as QEMU prints them.

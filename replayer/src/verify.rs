@@ -8,11 +8,14 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use qemu::build::Build;
-use qemu::run::{self, Happening, Plan, Run, Typing, describe};
+use qemu::monitor::{self, Monitor};
+use qemu::run::{self, Control, Happening, Plan, Run, Typing, describe};
+use recorder::account::grouped;
 use recorder::reader::{self, Reader};
 use trace::message::{CHUNK, FromProbe, KEPT, Point, ToProbe, Watch};
 
 use crate::source::{self, Source};
+use crate::standstill::Standstill;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -24,14 +27,30 @@ pub enum Error {
     Run(#[from] run::Error),
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("QEMU died while it replayed ({ending}), after icount {position} and so far the same run{said}")]
+    #[error(
+        "QEMU died while it replayed ({ending}), after instruction {position} of the stream; up to there it was the same run{said}"
+    )]
     Died { ending: String, position: u64, said: String },
-    #[error("the replay stands still after icount {position}, {limit} s without a full chunk, and all full chunks are the same; QEMU waits for an event that does not come: on another build than the recording's that is where they part", limit = STALL.as_secs())]
-    Stalled { position: u64 },
+    #[error("the replay stands still at icount {}: QEMU waits for an event that does not come; {}{place}", grouped(*.icount), so_far(*.identical, *.other))]
+    Stalled { icount: u64, identical: u64, other: bool, place: Standstill },
+    #[error("the replay stands still after instruction {position} of the stream, {limit} s without a full chunk, and QEMU does not say where ({why}); up to there it was the same run", limit = STALL.as_secs())]
+    Mute { position: u64, why: monitor::Error },
     #[error("the probe can't go on: {0}")]
     Probe(String),
     #[error("interrupted at icount {0}, so far the same run")]
     Interrupted(u64),
+}
+
+/// How far a replay was the recorded run.
+fn so_far(identical: u64, other: bool) -> String {
+    let chunks = grouped(identical);
+    if other {
+        format!(
+            "identical up to instruction {chunks} of the stream: this build and the one that recorded part behind that"
+        )
+    } else {
+        format!("identical up to instruction {chunks} of the stream")
+    }
 }
 
 /// How long a replay may go without a full chunk.
@@ -84,7 +103,7 @@ pub fn verify(
         probe: Some(request.probe),
         typed: Typing::Nothing,
         passed: &[source.log()],
-        commanded: false,
+        control: Control::Monitor,
     };
     let mut run = Run::start(&plan, move |happening| drop(tell.send(happening)))?;
     // It must not run so far behind the place of the proof that it forgets the digest there before it is asked.
@@ -98,7 +117,6 @@ pub fn verify(
     let mut asked = false;
     let mut same = proven == Point::START;
     let mut ended = None;
-    let mut stalled = false;
     let verdict = loop {
         progress((chunks * CHUNK).min(least));
         if let (true, Some(position)) = (same, ended) {
@@ -118,13 +136,7 @@ pub fn verify(
                     return Err(Error::Interrupted(chunks * CHUNK));
                 }
                 if moved.elapsed() > STALL {
-                    if stalled {
-                        return Err(Error::Stalled { position: chunks * CHUNK });
-                    }
-                    // Told to end, the probe says how far it is.
-                    stalled = true;
-                    moved = Instant::now();
-                    run.ask_to_end();
+                    return Err(stalled(recording, request, run, chunks * CHUNK));
                 }
                 continue;
             }
@@ -162,9 +174,6 @@ pub fn verify(
             }
             Happening::Probe(FromProbe::End { position, .. }) => {
                 ended = Some(position);
-                if stalled && position < least {
-                    return Err(Error::Stalled { position });
-                }
                 if position < proven.position {
                     break Verdict::EndedEarly { at: position, instructions: least };
                 }
@@ -213,6 +222,21 @@ pub fn verify(
             Ok(Verdict::OtherConsole { line })
         }
         _ => Ok(verdict),
+    }
+}
+
+/// Why and where a replay stands still whose first `identical` instructions are the recorded ones.
+fn stalled(recording: &mut Reader, request: &Request, mut run: Run, identical: u64) -> Error {
+    let asked = run.controls().map_or(Err(monitor::Error::Mute), |controls| Monitor::greet(controls.monitor));
+    match asked.and_then(|mut monitor| monitor.icount()) {
+        Ok(icount) => match Standstill::at(recording, icount) {
+            Ok(place) => {
+                let other = request.build.sha256 != recording.manifest.build.sha256;
+                Error::Stalled { icount, identical, other, place }
+            }
+            Err(error) => error.into(),
+        },
+        Err(why) => Error::Mute { position: identical, why },
     }
 }
 

@@ -18,7 +18,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use qemu::arguments::{Arguments, Refusal, Time};
 use qemu::build::Build;
-use qemu::run::{self, Happening, Plan, Run, Typing};
+use qemu::run::{self, Control, Happening, Plan, Run, Typing};
 use trace::message::{CHUNK, Point, ToProbe, Watch};
 
 use crate::format::Kind;
@@ -146,7 +146,7 @@ pub fn record(request: Request, show: &mut Show) -> Result<Recorded, Error> {
             (true, Some(_)) => Typing::Taken(Arc::clone(&typed)),
         },
         passed: &[log_end.as_fd()],
-        commanded: false,
+        control: Control::None,
     };
     let mut run = match Run::start(&plan, move |happening| drop(told.send(Come::Run(happening)))) {
         Ok(run) => run,

@@ -1,0 +1,52 @@
+//! A user's guest is for another processor than x86.
+
+mod tandem;
+
+use tandem::{Place, build, guest, words};
+
+/// The first words of the line that says where a moment is, and the line with the address of the next instruction.
+fn moments(out: &str) -> Vec<(String, String)> {
+    let mut lines = out.lines().filter(|line| line.starts_with("at icount ") || line.starts_with("0x"));
+    let mut all = Vec::new();
+    while let Some(at) = lines.next() {
+        if at.starts_with("at icount ") {
+            all.push((at.to_owned(), lines.next().unwrap().to_owned()));
+        }
+    }
+    all
+}
+
+#[test]
+fn it_is_recorded_and_replayed_and_its_moments_are_gone_to() {
+    for target in ["aarch64", "riscv64"] {
+        for version in ["debian-7.2", "debian-10.0"] {
+            let place = Place::new();
+            let qemu = build(&format!("{version}-{target}"));
+            let recorded = place.record("boot.tdm", &qemu, &guest(&format!("linux-{target}")));
+            recorded.ends_with(0);
+            assert!(recorded.out.contains("tandem guest: hello from Linux"), "{}", recorded.out);
+            let replayed = place.run(&["replay", "boot.tdm"]);
+            replayed.ends_with(0);
+            assert!(replayed.out.lines().last().unwrap().starts_with("identical: "), "{}", replayed.out);
+
+            let at = |moments: &[&str]| {
+                let mut line = words(&["replay", "boot.tdm"]);
+                line.extend(moments.iter().flat_map(|moment| words(&["--at", moment])));
+                let ran = place.run(&line);
+                ran.ends_with(0);
+                ran.out
+            };
+            let forwards = moments(&at(&["300000000", "612345678", "console:hello"]));
+            assert_eq!(forwards.len(), 3);
+            if target == "aarch64" {
+                let indexed = place.run(&["index", "boot.tdm", "--every", "200000000"]);
+                indexed.ends_with(0);
+                assert!(indexed.out.contains("each proven by a restore"), "{}", indexed.out);
+                assert!(!indexed.out.contains("no checkpoint"), "{}", indexed.out);
+            }
+            let mut backwards = moments(&at(&["console:hello", "612345678", "300000000"]));
+            backwards.reverse();
+            assert_eq!(forwards, backwards, "{version} {target}");
+        }
+    }
+}
