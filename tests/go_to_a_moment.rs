@@ -1,5 +1,7 @@
 //! A user goes to a moment of a recording, by each of its names, forwards and backwards, with checkpoints and without.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod tandem;
 
 use tandem::{BUILDS, Place, boot_sector, build, guest, words};

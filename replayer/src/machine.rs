@@ -258,7 +258,7 @@ impl<'a> Machine<'a> {
     pub fn position(&mut self) -> Result<u64, Error> {
         let standing = self.standing()?;
         // What will start again is not in the stream yet.
-        let again = standing.unfinished.is_some() && standing.unfinished == Some(self.next()?);
+        let again = standing.unfinished.is_some() && standing.unfinished == Some(self.next_address()?);
         Ok(standing.point.position - u64::from(again))
     }
 
@@ -336,7 +336,7 @@ impl<'a> Machine<'a> {
     ///
     /// # Errors
     /// Where QEMU is gone, or the target is none of those known.
-    pub fn next(&mut self) -> Result<u64, Error> {
+    pub fn next_address(&mut self) -> Result<u64, Error> {
         let text = self.registers()?;
         registers::next(&text).ok_or_else(|| Error::Registers(text.chars().take(60).collect()))
     }
@@ -346,7 +346,7 @@ impl<'a> Machine<'a> {
     /// # Errors
     /// Where QEMU is gone.
     pub fn disassembly(&mut self, count: usize) -> Result<Vec<(u64, String)>, Error> {
-        let next = self.next()?;
+        let next = self.next_address()?;
         let told =
             self.monitor.human(&format!("x/{count}i {next:#x}")).map_err(|error| self.or_died(error))?;
         let line = |line: &str| {
