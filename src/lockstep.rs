@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use ::lockstep::comparator::Pair;
 use ::lockstep::report::Verdict;
-use ::lockstep::ride::{Request, ride};
+use ::lockstep::ride::{Driven, Request, ride};
 use ::lockstep::text::render;
 use ::recorder::account::grouped;
 use ::recorder::reader::Reader;
@@ -58,7 +58,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         probe: &probe,
         arguments: (!arguments.guest.is_empty()).then_some(&arguments.guest),
         extra: Pair { a: &arguments.a_arg, b: &arguments.b_arg },
-        recording: recording.as_mut(),
+        driven: recording.as_mut().map_or(Driven::Live, Driven::Recording),
         interrupts: &INTERRUPTS,
     };
     let report = ride(request, &mut |equal| progress.show(equal, String::new));

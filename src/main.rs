@@ -3,6 +3,7 @@
 //! Exit codes, everywhere: 0 the same (or done), 1 different, 2 trouble.
 
 mod corpus;
+mod diff;
 mod index;
 mod interrupt;
 mod lockstep;
@@ -40,6 +41,7 @@ enum Command {
     Pack(pack::Arguments),
     Unpack(pack::UnpackArguments),
     Lockstep(lockstep::Arguments),
+    Diff(diff::Arguments),
     Corpus(corpus::Arguments),
 }
 
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
         Command::Show(arguments) => show::run(&arguments),
         Command::Pack(arguments) => pack::run(&arguments),
         Command::Unpack(arguments) => pack::run_unpack(&arguments),
+        Command::Diff(arguments) => diff::run(&arguments),
         Command::Lockstep(arguments) => lockstep::run(&arguments),
         Command::Corpus(arguments) => corpus::run(&arguments),
     };

@@ -163,14 +163,17 @@ fn a_guest_with_a_disk_and_a_network_from_its_checkpoints() {
 #[test]
 fn code_has_names_where_a_file_has_them() {
     let place = Place::new();
-    let image = boot_sector(&place, "disk.s").display().to_string();
+    // A floppy's size, or else the firmware takes it for none.
+    let image = boot_sector(&place, "disk.s");
+    std::fs::OpenOptions::new().append(true).open(&image).unwrap().set_len(1440 << 10).unwrap();
+    let image = image.display().to_string();
     let qemu = build(BUILDS[0]);
     let line = words(&[
         "record",
         "-o",
         "b.tdm",
         "--until-icount",
-        "3000000",
+        "60000000",
         "--",
         &qemu,
         "-hda",

@@ -2,11 +2,13 @@
 //!
 //! [`ride`] runs both and feeds [`comparator`], which decides from the digests where they part; [`expansion`]
 //! finds the instruction in the two windows that the probes then give; [`disassembly`] makes text of
-//! instructions; [`report`] is the result as data and [`text`] as a page to read.
+//! instructions; [`report`] is the result as data and [`text`] as a page to read. [`inputs`] compares what two recordings
+//! took in.
 
 pub mod comparator;
 pub mod disassembly;
 pub mod expansion;
+pub mod inputs;
 pub mod report;
 pub mod ride;
 pub mod text;

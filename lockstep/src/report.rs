@@ -43,7 +43,8 @@ pub struct Compared {
     pub chunks: u64,
     /// The kinds of things compared.
     pub what: Vec<&'static str>,
-    /// `live`: two runs that are deterministic by themselves; `recording`: two replays of one recording.
+    /// `live`: two runs that are deterministic by themselves; `recording`: two replays of one recording;
+    /// `recordings`: a replay each of two.
     pub driven_by: &'static str,
 }
 

@@ -2,7 +2,7 @@
 //! part.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -69,15 +69,28 @@ pub struct Request<'a> {
     pub arguments: Option<&'a [String]>,
     /// Added to one side only.
     pub extra: Pair<&'a [String]>,
-    pub recording: Option<&'a mut Reader>,
+    pub driven: Driven<'a>,
     pub interrupts: &'a AtomicU32,
 }
 
 /// What drives the two runs.
+pub enum Driven<'a> {
+    /// Nothing: both run live.
+    Live,
+    /// One recording drives both.
+    Recording(&'a mut Reader),
+    /// Each has its own; what is to be compared is what was recorded.
+    Recordings(Pair<&'a mut Reader>),
+}
+
+/// What the two runs are started with.
 struct Drive {
     lines: Pair<Vec<String>>,
-    folder: std::path::PathBuf,
-    source: Option<Source>,
+    folders: Pair<PathBuf>,
+    /// The same as the report shows it.
+    shown: Pair<Vec<String>>,
+    /// None, one for both, or one each.
+    sources: Vec<Source>,
     least: u64,
     compares_console: bool,
 }
@@ -85,20 +98,22 @@ struct Drive {
 impl Drive {
     fn of(request: &mut Request) -> Result<Self, Error> {
         let given = request.arguments.map(<[String]>::to_vec);
-        let (base, folder, source, least, recorded) = match request.recording.as_deref_mut() {
-            Some(recording) => {
+        let here = std::env::current_dir;
+        let mut shown = None;
+        let (sources, least, recorded) = match &mut request.driven {
+            Driven::Live => (Vec::new(), 0, Vec::new()),
+            Driven::Recording(recording) => {
                 let source = Source::unpack(recording, given.as_deref(), None)?;
-                let recorded = recording.manifest.arguments.clone();
-                (
-                    source.line.clone(),
-                    source.folder.clone(),
-                    Some(source),
-                    recording.ending.instructions(),
-                    recorded,
-                )
+                (vec![source], recording.ending.instructions(), recording.manifest.arguments.clone())
             }
-            None => (Vec::new(), std::env::current_dir()?, None, 0, Vec::new()),
+            Driven::Recordings(Pair { a, b }) => {
+                let recorded = a.manifest.arguments.clone();
+                shown = Some(Pair { a: recorded.clone(), b: b.manifest.arguments.clone() });
+                (vec![Source::unpack(a, None, None)?, Source::unpack(b, None, None)?], 0, recorded)
+            }
         };
+        let folder = |side| source_of(&sources, side).map_or_else(here, |source| Ok(source.folder.clone()));
+        let folders = Pair { a: folder(Side::A)?, b: folder(Side::B)? };
         let mut lines = Pair { a: Vec::new(), b: Vec::new() };
         let mut compares_console = true;
         for side in [Side::A, Side::B] {
@@ -109,16 +124,34 @@ impl Drive {
             // A monitor prints QEMU's version.
             compares_console &=
                 parsed.value("monitor") != Some("stdio") && parsed.value("qmp") != Some("stdio");
-            *lines.get_mut(side) = if source.is_some() {
+            *lines.get_mut(side) = if let Some(source) = source_of(&sources, side) {
                 // For its refusals: the recorded line is taken as it is.
                 parsed.comparable().map_err(|refusal| Error::Refused(side, refusal))?;
-                base.iter().chain(extra).cloned().collect()
+                source.line.iter().chain(extra).cloned().collect()
             } else {
                 parsed.deterministic().map_err(|refusal| Error::Refused(side, refusal))?.line
             };
         }
-        Ok(Drive { lines, folder, source, least, compares_console })
+        let shown = shown.unwrap_or_else(|| lines.clone());
+        Ok(Drive { lines, shown, folders, sources, least, compares_console })
     }
+
+    fn driven_by(&self) -> &'static str {
+        match self.sources.len() {
+            0 => "live",
+            1 => "recording",
+            _ => "recordings",
+        }
+    }
+}
+
+/// What a side is driven by: its own recording, or the one for both.
+fn source_of(sources: &[Source], side: Side) -> Option<&Source> {
+    let own = match side {
+        Side::A => 0,
+        Side::B => 1,
+    };
+    sources.get(own).or(sources.first())
 }
 
 /// Rides until the builds part or both have ended. `progress` gets the instructions found equal.
@@ -129,11 +162,11 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
     let drive = Drive::of(&mut request)?;
     let (tell, come) = channel();
     let start = |side: Side| {
-        let log = drive.source.as_ref().map(Source::log);
+        let log = source_of(&drive.sources, side).map(Source::log);
         let plan = Plan {
             build: request.builds.get(side),
             arguments: drive.lines.get(side),
-            folder: &drive.folder,
+            folder: drive.folders.get(side),
             probe: Some(request.probe),
             typed: Typing::Nothing,
             passed: log.as_slice(),
@@ -156,7 +189,7 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
             sha256: build.sha256.clone(),
             plugin_api: run.plugin_api,
             target: run.target.clone(),
-            line: drive.lines.get(side).clone(),
+            line: drive.shown.get(side).clone(),
         }
     });
     let mut what = vec!["control flow", "exit status"];
@@ -178,12 +211,7 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
     let mut report = Report {
         verdict: Verdict::Trouble,
         summary: String::new(),
-        compared: Compared {
-            instructions: equal * CHUNK,
-            chunks: equal,
-            what,
-            driven_by: if drive.source.is_some() { "recording" } else { "live" },
-        },
+        compared: Compared { instructions: equal * CHUNK, chunks: equal, what, driven_by: drive.driven_by() },
         builds,
         divergence: None,
         notes: Vec::new(),
