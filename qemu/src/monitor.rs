@@ -1,6 +1,5 @@
 //! A QEMU's monitor, spoken to in QMP over a socket pair (docs/interop/qmp-spec.rst).
 
-use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -30,8 +29,6 @@ const LONGEST: u64 = 16 << 20;
 pub struct Monitor {
     to: UnixStream,
     from: BufReader<UnixStream>,
-    /// Events that came while an answer was waited for, by name.
-    events: VecDeque<String>,
 }
 
 impl From<io::Error> for Error {
@@ -51,7 +48,7 @@ impl Monitor {
     pub fn greet(socket: UnixStream) -> Result<Self, Error> {
         socket.set_read_timeout(Some(LIMIT))?;
         let from = BufReader::new(socket.try_clone()?);
-        let mut monitor = Monitor { to: socket, from, events: VecDeque::new() };
+        let mut monitor = Monitor { to: socket, from };
         let greeting = monitor.line()?;
         if greeting.get("QMP").is_none() {
             return Err(Error::Strange(greeting.to_string()));
@@ -79,9 +76,10 @@ impl Monitor {
         self.to.write_all(format!("{said}\n").as_bytes())?;
         loop {
             let mut answer = self.line()?;
-            if let Some(event) = answer.get("event").and_then(Value::as_str) {
-                self.events.push_back(event.to_owned());
-            } else if let Some(error) = answer.get("error") {
+            if answer.get("event").is_some() {
+                continue;
+            }
+            if let Some(error) = answer.get("error") {
                 let why =
                     error.get("desc").and_then(Value::as_str).unwrap_or("it does not say why").to_owned();
                 return Err(Error::Refused { command: command.to_owned(), why });
@@ -119,13 +117,6 @@ impl Monitor {
     pub fn stop_at(&mut self, icount: u64) -> Result<(), Error> {
         self.execute("replay-break", &json!({ "icount": icount })).map(drop)
     }
-
-    /// Whether an event of this name has come since this was asked last.
-    pub fn happened(&mut self, name: &str) -> bool {
-        let before = self.events.len();
-        self.events.retain(|event| event != name);
-        self.events.len() < before
-    }
 }
 
 #[cfg(test)]
@@ -149,13 +140,12 @@ mod tests {
     const GREETING: &str = "{\"QMP\": {\"version\": {}}}\n{\"return\": {}}\n";
 
     #[test]
-    fn answers_are_told_from_events() {
+    fn events_are_no_answers() {
         let said = format!(
             "{GREETING}{{\"event\": \"STOP\"}}\n{{\"return\": {{\"icount\": 7}}}}\n{{\"error\": {{\"desc\": \"no\"}}}}\n"
         );
         let mut monitor = monitor(said.as_bytes()).unwrap();
         assert_eq!(monitor.icount().unwrap(), 7);
-        assert!(monitor.happened("STOP") && !monitor.happened("STOP"));
         assert_eq!(monitor.stop_at(3).unwrap_err().to_string(), "QEMU's monitor refuses `replay-break`: no");
         assert!(matches!(monitor.human("info registers"), Err(Error::Lost(_))));
     }

@@ -33,9 +33,6 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// The longest packet that is taken, bytes; QEMU's own limit is 4096 (gdbstub.c, `MAX_PACKET_LENGTH`).
 const LONGEST: usize = 1 << 20;
 
-/// The most bytes of memory that one packet carries, so that it stays within QEMU's limit.
-const PIECE: usize = 1024;
-
 #[derive(Debug)]
 pub struct Stub {
     socket: UnixStream,
@@ -157,25 +154,6 @@ impl Stub {
             Some(packet) => Err(Error::Strange(shown(&packet))),
         }
     }
-
-    /// `length` bytes of the guest's memory at the virtual address `address`.
-    ///
-    /// # Errors
-    /// Where there is none.
-    pub fn memory(&mut self, address: u64, length: usize) -> Result<Vec<u8>, Error> {
-        let mut bytes = Vec::with_capacity(length);
-        while bytes.len() < length {
-            let at = address.wrapping_add(bytes.len() as u64);
-            let packet = format!("m{at:x},{:x}", PIECE.min(length - bytes.len()));
-            let answer = self.ask(&packet)?;
-            match from_hex(&answer) {
-                Some(piece) if !piece.is_empty() => bytes.extend(piece),
-                _ => return Err(Error::Refused { packet, answer: shown(&answer) }),
-            }
-        }
-        bytes.truncate(length);
-        Ok(bytes)
-    }
 }
 
 fn is_stop(packet: &[u8]) -> bool {
@@ -232,8 +210,8 @@ mod tests {
     fn packets_are_taken_apart() {
         let mut stub = stub(b"+$T05thread:01;#07+$OK#9a+$6869#d5+$E14#aa+$a}\x03b#00").unwrap();
         stub.order("Z0,1,1").unwrap();
-        assert_eq!(stub.memory(0x1000, 2).unwrap(), b"hi");
-        assert_eq!(stub.memory(0x1000, 2).unwrap_err().to_string(), "QEMU's gdb stub refuses `m1000,2`: E14");
+        assert_eq!(from_hex(&stub.ask("m1000,2").unwrap()).unwrap(), b"hi");
+        assert_eq!(stub.order("M0,1:00").unwrap_err().to_string(), "QEMU's gdb stub refuses `M0,1:00`: E14");
         assert_eq!(stub.ask("x").unwrap(), b"a#b");
         assert!(matches!(stub.ask("x"), Err(Error::Lost(_))));
     }
@@ -249,7 +227,7 @@ mod tests {
             let mut said = b"$T05#b9".to_vec();
             said.extend(&noise);
             let mut stub = stub(&said).unwrap();
-            let _ = (stub.memory(0, 8), stub.order("k"), from_hex(&noise));
+            let _ = (stub.ask("m0,8"), stub.order("k"), from_hex(&noise));
         }
     }
 }

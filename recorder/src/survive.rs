@@ -51,7 +51,7 @@ pub fn log(bytes: &[u8]) {
     assert!(icount <= decoder.totals.icount, "columns have more instructions than the log");
 }
 
-/// Reads `bytes` as a recording: all that `replay`, `show` and `repair` do with it.
+/// Reads `bytes` as a recording: all that `replay`, `show`, `repair` and a seek do with it.
 pub fn recording(bytes: &[u8]) {
     let Ok(file) = in_memory(bytes) else { return };
     let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
@@ -64,6 +64,12 @@ pub fn recording(bytes: &[u8]) {
         let _ = reader.events(u64::MAX / 2, |_, _| ControlFlow::Continue(()));
         for index in [0, 1, u64::MAX / 2, u64::MAX] {
             let _ = reader.digest(index);
+        }
+        for icount in reader.checkpoints().into_iter().take(4) {
+            let Ok(Some(checkpoint)) = reader.checkpoint(icount) else { continue };
+            for image in checkpoint.images.iter().take(4) {
+                let _ = in_memory(&[]).map(|to| reader.restore(icount, image, &to));
+            }
         }
     }
     let _ = repair::inspect(&path);

@@ -75,7 +75,9 @@ fn mutated_logs_and_recordings_are_told_or_read() {
         assert!(MEMORY.peak_usage() < MOST, "log {round}: {} bytes", MEMORY.peak_usage());
     }
     let folder = tempfile::TempDir::new().unwrap();
-    let whole = std::fs::read(sample::write(folder.path(), 0x00e0_200c)).unwrap();
+    let path = sample::write(folder.path(), 0x00e0_200c);
+    sample::put_checkpoints(&path);
+    let whole = std::fs::read(path).unwrap();
     let frames = frames(&whole);
     for round in 0..mutants() {
         let mut bytes = whole[..10].to_vec();
@@ -109,7 +111,8 @@ fn frames(whole: &[u8]) -> Vec<(Header, Vec<u8>)> {
     while let Some(header) = whole.get(at..).and_then(|rest| rest.first_chunk::<FRAME_HEADER>()) {
         let header = Header::of(*header).unwrap();
         frames.push((header, content_at(&mut Cursor::new(whole), at as u64, &header).unwrap()));
-        if header.kind == recorder::format::Kind::Ending {
+        if header.kind == recorder::format::Kind::Index {
+            frames.pop();
             break;
         }
         at += usize::try_from(header.whole()).unwrap();

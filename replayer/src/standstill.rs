@@ -98,3 +98,25 @@ impl fmt::Display for Standstill {
         write!(f, "\n  usually:  {}", self.cause)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use recorder::reader::Reader;
+
+    use super::Standstill;
+
+    #[test]
+    fn it_reads_like_this() {
+        let seed = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../recorder/fuzz/seeds/recording/qemu-7.2-seabios.tdm");
+        let mut recording = Reader::open(&seed).unwrap();
+        let interrupt = recording.ending.icount / 2;
+        insta::assert_snapshot!(
+            [0, interrupt, u64::MAX]
+                .map(|icount| Standstill::at(&mut recording, icount).unwrap().to_string())
+                .join("\n")
+        );
+    }
+}

@@ -89,13 +89,6 @@ pub struct Watch {
     pub until: u64,
 }
 
-impl Watch {
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.addresses.is_empty() && self.memory.is_empty()
-    }
-}
-
 /// Bytes of the guest's virtual memory, and which accesses to them count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Range {

@@ -339,6 +339,54 @@ mod tests {
         assert_eq!(stream.enter(a, 3), Err(Unaccounted { address: 7, count: 2, started: 3 }));
     }
 
+    #[test]
+    fn a_stream_that_goes_on_from_a_point_is_the_same_from_there_on() {
+        let mut table = Table::default();
+        let (a, b) = (block(&mut table, &[1, 2, 3]), block(&mut table, &[7, 8, 9, 10]));
+        let mut whole = Stream::at(Point::START);
+        let mut later: Option<Stream> = None;
+        let mut fulls = (Vec::new(), Vec::new());
+        whole.enter(a, 0).unwrap();
+        for turn in 0..CHUNK / 3 {
+            let (next, before) = if turn % 2 == 0 { (b, a) } else { (a, b) };
+            if turn == 1000 {
+                // As a restored machine does: it stands behind a whole block.
+                let (point, unfinished) = whole.standing(before.count().into());
+                assert_eq!(unfinished, None);
+                later = Some(Stream::at(point));
+            }
+            fulls.0.extend(whole.enter(next, before.count().into()).unwrap());
+            if let Some(later) = &mut later {
+                let started = if turn == 1000 { 0 } else { before.count().into() };
+                fulls.1.extend(later.enter(next, started).unwrap());
+            }
+        }
+        let later = later.unwrap();
+        assert_eq!((fulls.0.len(), &fulls.0), (1, &fulls.1));
+        assert_eq!(later.end(), whole.end());
+        assert!(
+            whole.window(&table, 0).is_some() && later.window(&table, 0).is_none(),
+            "it has not seen all of it"
+        );
+        let around = (CHUNK - 5, CHUNK + 5);
+        assert_eq!(later.digests(&table, around.0, around.1), whole.digests(&table, around.0, around.1));
+        assert_eq!(later.digests(&table, 0, 5), None);
+    }
+
+    #[test]
+    fn where_it_stands_is_behind_what_has_started() {
+        let mut table = Table::default();
+        let a = block(&mut table, &[1, 2, 3]);
+        let mut stream = Stream::at(Point::START);
+        assert_eq!(stream.standing(0), (Point::START, None));
+        stream.enter(a, 0).unwrap();
+        assert_eq!(stream.standing(0), (Point::START, None));
+        let two = Point { position: 2, digest: plain(&[1, 2]) };
+        assert_eq!(stream.standing(2), (two, Some(2)));
+        let three = Point { position: 3, digest: plain(&[1, 2, 3]) };
+        assert_eq!(stream.standing(3), (three, None));
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
 

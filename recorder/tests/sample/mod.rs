@@ -2,11 +2,13 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use qemu::arguments::Time;
 use qemu::build::Build;
+use recorder::checkpoint::{Checkpoint, Store};
 use recorder::columns::Builder;
 use recorder::format::Kind;
 use recorder::log::Version;
@@ -107,6 +109,34 @@ pub fn write(folder: &Path, log: u32) -> PathBuf {
     writer.finish().unwrap();
     assert!(path.exists() && !incomplete.exists());
     path
+}
+
+/// What the file of the sample's first checkpoint holds; the second's differs in one byte.
+pub fn state() -> Vec<u8> {
+    let mut seed = 1_u64;
+    let mut noise = || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        seed.to_be_bytes()[0]
+    };
+    let mut state: Vec<u8> = (0..100_000).map(|_| noise()).collect();
+    state.resize(300_000, 0);
+    state.extend((0..70_000).map(|_| noise()));
+    state
+}
+
+/// Puts two checkpoints into the recording at `path`.
+pub fn put_checkpoints(path: &Path) {
+    let mut store = Store::create(&mut Reader::open(path).unwrap()).unwrap();
+    for (icount, changed) in [(100, 0), (200, 1)] {
+        let mut bytes = state();
+        bytes[50_000] ^= changed;
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        let point = Point { position: icount, digest: 5 };
+        let images = vec![store.keep(&file).unwrap()];
+        store.add(&Checkpoint { icount, point, build: "00".to_owned(), rearms: false, images }).unwrap();
+    }
+    store.finish().unwrap();
 }
 
 /// The events from `icount` on: icount and kind.
