@@ -38,7 +38,6 @@ type PluginId = u64;
 type Handle = *mut c_void;
 
 const CB_NO_REGS: c_int = 0;
-const MEM_RW: c_int = 3;
 const INLINE_ADD_U64: c_int = 0;
 const INLINE_STORE_U64: c_int = 1;
 
@@ -99,10 +98,6 @@ struct Qemu {
     counting: Counting,
     scoreboard_new: Option<extern "C" fn(usize) -> Handle>,
     register_insn_exec: extern "C" fn(Handle, extern "C" fn(c_uint, *mut c_void), c_int, *mut c_void),
-    register_mem:
-        extern "C" fn(Handle, extern "C" fn(c_uint, u32, u64, *mut c_void), c_int, c_int, *mut c_void),
-    mem_size_shift: extern "C" fn(u32) -> c_uint,
-    mem_is_store: extern "C" fn(u32) -> bool,
 }
 
 /// The probe's state: set up by `qemu_plugin_install`, then used by one callback at a time.
@@ -201,9 +196,6 @@ impl Qemu {
             counting,
             scoreboard_new: if level < 2 { None } else { Some(function(c"qemu_plugin_scoreboard_new")?) },
             register_insn_exec: function(c"qemu_plugin_register_vcpu_insn_exec_cb")?,
-            register_mem: function(c"qemu_plugin_register_vcpu_mem_cb")?,
-            mem_size_shift: function(c"qemu_plugin_mem_size_shift")?,
-            mem_is_store: function(c"qemu_plugin_mem_is_store")?,
         })
     }
 
@@ -335,9 +327,6 @@ extern "C" fn tb_translated(_: PluginId, tb: Handle) {
             if watch.addresses.contains(&instruction.address) {
                 (qemu.register_insn_exec)(insn, insn_started, CB_NO_REGS, before);
             }
-            if !watch.memory.is_empty() {
-                (qemu.register_mem)(insn, memory_accessed, CB_NO_REGS, MEM_RW, before);
-            }
         }
         Ok(())
     });
@@ -346,14 +335,6 @@ extern "C" fn tb_translated(_: PluginId, tb: Handle) {
 /// `before`: instructions of the block that are before this one.
 extern "C" fn insn_started(_: c_uint, before: *mut c_void) {
     guarded(|probe| probe.session.started(before.addr() as u64));
-}
-
-extern "C" fn memory_accessed(_: c_uint, info: u32, address: u64, before: *mut c_void) {
-    guarded(|probe| {
-        let length = 1 << (probe.qemu.mem_size_shift)(info);
-        let store = (probe.qemu.mem_is_store)(info);
-        probe.session.accessed(before.addr() as u64, address, length, store)
-    });
 }
 
 extern "C" fn block_entered(_: c_uint, block: *mut c_void) {

@@ -68,7 +68,7 @@ impl Session {
     /// The instruction that is `before` instructions into the running block starts, and is watched for.
     pub(crate) fn started(&mut self, before: u64) -> Result<(), Trouble> {
         let position = self.stream.end().position + before;
-        // It starts again, or accesses memory a second time.
+        // It starts again.
         if self.last == Some(position) || (self.watch.until > 0 && self.seen == self.watch.until) {
             return Ok(());
         }
@@ -78,22 +78,6 @@ impl Session {
             self.say(&FromProbe::Found { position })?;
         }
         Ok(())
-    }
-
-    /// The instruction that is `before` instructions into the running block accesses memory.
-    pub(crate) fn accessed(
-        &mut self,
-        before: u64,
-        address: u64,
-        length: u64,
-        store: bool,
-    ) -> Result<(), Trouble> {
-        let touched = self.watch.memory.iter().any(|range| {
-            (if store { range.writes } else { range.reads })
-                && address < range.address.saturating_add(range.length)
-                && range.address < address.saturating_add(length)
-        });
-        if touched { self.started(before) } else { Ok(()) }
     }
 
     /// Where the guest stands, `started` instructions after the last entry.

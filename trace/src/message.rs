@@ -82,20 +82,8 @@ impl Point {
 pub struct Watch {
     /// Instructions at these addresses, when they start.
     pub addresses: Vec<u64>,
-    /// Accesses by instructions to these bytes. What QEMU writes for the guest otherwise (an interrupt's frame, DMA) is
-    /// not seen.
-    pub memory: Vec<Range>,
     /// Of how many instructions seen the last one's position is wanted, counted from 1; 0: of all.
     pub until: u64,
-}
-
-/// Bytes of the guest's virtual memory, and which accesses to them count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Range {
-    pub address: u64,
-    pub length: u64,
-    pub reads: bool,
-    pub writes: bool,
 }
 
 /// Asked while the guest stands still.
