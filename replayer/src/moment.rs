@@ -39,6 +39,10 @@ pub enum Error {
     NoStamps,
     #[error("the guest executes the instruction at {address:#x} {}", times(*.executed, *.nth))]
     NotExecuted { address: u64, nth: u64, executed: u64 },
+    #[error(
+        "the instruction at {address:#x} is executed at {at:#x} too, and this QEMU does not tell the two apart; say the moment in another way"
+    )]
+    Alias { address: u64, at: u64 },
     #[error("`end-{back}` is before the beginning: the recording ends at icount {end}")]
     BeforeBeginning { back: u64, end: u64 },
 }
@@ -107,10 +111,14 @@ impl Moment {
                 Ok(seeker.to(icount)?)
             }
             &Moment::Address { address, nth } => {
-                let watch = Watch { addresses: vec![address], until: nth, ..Watch::default() };
+                let watch = Watch { addresses: vec![address], until: nth };
                 let found = seeker.find(watch, end)?;
                 match found.wanted {
-                    Some(position) => Ok(seeker.to_position(position)?),
+                    Some(position) => {
+                        seeker.to_position(position)?;
+                        let at = seeker.machine()?.next_address().map_err(seek::Error::from)?;
+                        if at == address { Ok(()) } else { Err(Error::Alias { address, at }) }
+                    }
                     None => Err(Error::NotExecuted { address, nth, executed: found.seen }),
                 }
             }
