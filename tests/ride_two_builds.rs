@@ -125,9 +125,11 @@ fn a_build_that_cannot_follow_a_recording_is_named() {
 fn another_exit_status_is_a_difference() {
     let place = Place::new();
     let image = |name: &str, status: u8| {
-        // At the reset vector: mov al, status; out 0xf4, al (isa-debug-exit); and round.
+        // At the reset vector: mov al, cs:[0xff00]; out 0xf4, al (isa-debug-exit); and round. Other code would be
+        // another stream.
         let mut rom = vec![0xf4; 64 << 10];
-        rom[0xfff0..0xfff7].copy_from_slice(&[0xb0, status, 0xe6, 0xf4, 0xeb, 0xfe, 0xf4]);
+        rom[0xfff0..0xfff9].copy_from_slice(&[0x2e, 0xa0, 0x00, 0xff, 0xe6, 0xf4, 0xeb, 0xfe, 0xf4]);
+        rom[0xff00] = status;
         std::fs::write(place.path(name), rom).unwrap();
     };
     image("one.bin", 1);
