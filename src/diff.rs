@@ -9,10 +9,10 @@ use ::lockstep::report::Verdict;
 use ::lockstep::ride::{Driven, Request, ride};
 use ::lockstep::text::{consoles, inputs, render};
 use ::recorder::reader::Reader;
-use clap::ValueEnum;
 use serde_json::json;
 
 use crate::interrupt::INTERRUPTS;
+use crate::lockstep::Format;
 use crate::progress::{Progress, say};
 use crate::{Failure, Outcome, replay};
 
@@ -28,14 +28,9 @@ pub struct Arguments {
     /// The other
     #[arg(value_name = "B.tdm")]
     b: PathBuf,
-    #[arg(long, value_enum, default_value_t = Format::Text)]
+    /// How the report is printed; `run` in the data is documented in lockstep/REPORT.md
+    #[arg(long, default_value = "text")]
     format: Format,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Text,
-    Json,
 }
 
 /// The most of a console that is compared, bytes.

@@ -17,8 +17,7 @@ use crate::interrupt::INTERRUPTS;
 use crate::progress::{Progress, say};
 use crate::{Failure, Outcome, replay};
 
-/// Put checkpoints into a recording, from which `tandem replay --at` and `tandem debug` begin: replays it once, and
-/// proves each checkpoint by restoring it.
+/// Put checkpoints into a recording, from which `tandem replay --at` begins: replays it once, and proves each checkpoint by restoring it.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// The recording
@@ -94,8 +93,8 @@ pub fn for_seeks(mut recording: Reader, setting: Setting) -> Result<Reader, Fail
             }
         }
         // Of a recording that can't be written, for instance. The seek works all the same.
-        Err(_) if INTERRUPTS.load(Ordering::Relaxed) == 0 => {
-            eprintln!("tandem: no checkpoints can be made; each seek replays from the beginning");
+        Err(Failure(why)) if INTERRUPTS.load(Ordering::Relaxed) == 0 => {
+            eprintln!("tandem: no checkpoints can be made ({why}); each seek replays from the beginning");
         }
         Err(failure) => return Err(failure),
     }

@@ -33,6 +33,7 @@ pub fn show(
     } else {
         "recorded without a witness, so nothing is proven"
     };
+    let stamps = Stamps::of(seeker.recording())?;
     let mut before = None;
     for moment in moments {
         let reached = moment.reach(&mut seeker);
@@ -41,7 +42,7 @@ pub fn show(
         let machine = seeker.machine()?;
         let (icount, position) = (machine.icount(), machine.position()?);
         let (registers, next) = (machine.registers()?, machine.disassembly(NEXT)?);
-        console(seeker.recording(), before.replace(icount), icount, &progress.borrow())?;
+        console(seeker.recording(), stamps.as_ref(), before.replace(icount), icount, &progress.borrow())?;
         progress.borrow().verdict(&format!(
             "at icount {}, instruction {} of the stream; {proven}\n\n{}\n",
             grouped(icount),
@@ -60,14 +61,14 @@ pub fn show(
 /// Prints what the guest had written by `icount`, and had not by `before`.
 fn console(
     recording: &mut Reader,
+    stamps: Option<&Stamps>,
     before: Option<u64>,
     icount: u64,
     progress: &Progress,
 ) -> Result<(), Failure> {
-    let stamps = Stamps::of(recording)?;
     let mut place = 0;
     recording.console(|seen, bytes| {
-        let at = |index: usize| match &stamps {
+        let at = |index: usize| match stamps {
             Some(stamps) => stamps.at(place + index as u64).unwrap_or(u64::MAX),
             None => seen,
         };

@@ -35,7 +35,7 @@ pub(crate) struct Session {
     stream: Stream,
     /// Chunks that may be run before the host has to grant more.
     credit: u64,
-    /// What to look out for, how many instructions of it were seen, and the position of the last that is wanted.
+    /// What to look out for, how many instructions of it were seen, and the position of the last one.
     watch: Watch,
     seen: u64,
     last: Option<u64>,
@@ -69,7 +69,7 @@ impl Session {
     pub(crate) fn started(&mut self, before: u64) -> Result<(), Trouble> {
         let position = self.stream.end().position + before;
         // It starts again.
-        if self.last == Some(position) || (self.watch.until > 0 && self.seen == self.watch.until) {
+        if self.last == Some(position) || self.seen == self.watch.until {
             return Ok(());
         }
         self.seen += 1;
@@ -83,7 +83,7 @@ impl Session {
     /// Where the guest stands, `started` instructions after the last entry.
     pub(crate) fn standing(&self, started: u64) -> Standing {
         let (point, unfinished) = self.stream.standing(started);
-        Standing { point, unfinished, seen: self.seen, last: self.last }
+        Standing { point, unfinished, seen: self.seen }
     }
 
     pub(crate) fn translated(&mut self, instructions: &[Instruction]) -> &'static Block {

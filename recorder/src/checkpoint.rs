@@ -19,6 +19,7 @@ use trace::codec;
 use trace::message::Point;
 
 use crate::format::{Kind, indexing};
+use crate::pack::copy;
 use crate::reader::{self, Reader};
 use crate::writer::{self, Writer};
 
@@ -101,7 +102,8 @@ impl Store {
     pub fn create(recording: &mut Reader) -> Result<Self, Error> {
         let path = recording.path().to_owned();
         let mut writer = Writer::create_beside(&path, indexing(&path))?;
-        match copy(recording, &mut writer) {
+        let kept = |kind| !matches!(kind, Kind::State | Kind::Checkpoint);
+        match copy(recording, kept, &mut writer) {
             Ok(()) => Ok(Store { writer, known: HashMap::new(), frame: Vec::new(), frames: 0 }),
             Err(error) => {
                 writer.abandon();
@@ -199,17 +201,6 @@ impl Store {
     pub fn abandon(self) {
         self.writer.abandon();
     }
-}
-
-/// Copies all frames but those of checkpoints.
-fn copy(recording: &mut Reader, to: &mut Writer) -> Result<(), Error> {
-    for place in recording.all() {
-        if !matches!(place.kind, Kind::State | Kind::Checkpoint) {
-            let frame = recording.frames().whole(place)?;
-            to.frame(&frame)?;
-        }
-    }
-    Ok(())
 }
 
 /// The next stretch of a file's bytes that is no hole.

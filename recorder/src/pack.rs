@@ -68,7 +68,8 @@ pub fn pack(path: &Path) -> Result<Sum, Error> {
     }
     let files = recording.manifest.files.clone();
     let mut writer = Writer::create_beside(path, packing(path))?;
-    let packed = copy(&mut recording, &mut writer).and_then(|before| {
+    let packed = copy(&mut recording, |_| true, &mut writer).and_then(|()| {
+        let before = writer.written();
         put(&files, &mut writer)?;
         Ok(writer.written() - before)
     });
@@ -84,13 +85,17 @@ pub fn pack(path: &Path) -> Result<Sum, Error> {
     }
 }
 
-/// Copies all frames but the index; gives back the bytes so far.
-fn copy(recording: &mut Reader, writer: &mut Writer) -> Result<u64, Error> {
-    for place in recording.all() {
+/// Copies all frames but the index, as far as they are of kinds that are `wanted`.
+pub(crate) fn copy<E: From<reader::Error> + From<writer::Error>>(
+    recording: &mut Reader,
+    wanted: impl Fn(Kind) -> bool,
+    writer: &mut Writer,
+) -> Result<(), E> {
+    for place in recording.all().into_iter().filter(|place| wanted(place.kind)) {
         let frame = recording.frames().whole(place)?;
         writer.frame(&frame)?;
     }
-    Ok(writer.written())
+    Ok(())
 }
 
 /// Appends the files in pieces, each once, and their list.

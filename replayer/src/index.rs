@@ -84,34 +84,27 @@ pub fn index(
     every: u64,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Made, Error> {
-    let store = Store::create(recording)?;
+    let mut store = Store::create(recording)?;
     let (send, come) = sync_channel(1);
     let (kept, proven) = std::thread::scope(|scope| {
         // A QEMU dies with the thread that starts it: this one ends when its last has.
-        let prover = scope.spawn(move || prove_all(store, setting, &come));
+        let prover = scope.spawn(|| prove_all(&mut store, setting, come));
         let kept = keep_all(recording, setting, every, &send, progress);
         drop(send);
         (kept, prover.join().unwrap_or_else(|_| Err(io::Error::other("its proof panicked").into())))
     });
-    let (store, mut made) = match (kept, proven) {
-        (Ok(failed), Ok((store, mut made))) => {
-            made.failed.extend(failed);
-            (store, made)
-        }
-        // The one who is waited for is gone because the other failed.
-        (_, Err(error)) => return Err(error),
-        (Err(error), Ok((store, _))) => {
-            store.abandon();
-            return Err(error);
-        }
-    };
-    made.failed.sort();
-    if made.kept > 0 {
+    // The proof's error first: who is waited for is gone because of it.
+    let made = proven.and_then(|mut made| {
+        made.failed.extend(kept?);
+        made.failed.sort();
+        Ok(made)
+    });
+    if made.as_ref().is_ok_and(|made| made.kept > 0) {
         store.finish()?;
     } else {
         store.abandon();
     }
-    Ok(made)
+    made
 }
 
 /// Replays the recording and has QEMU keep its state now and then; gives back where it could not.
@@ -226,7 +219,7 @@ fn copied(file: &File) -> io::Result<File> {
 }
 
 /// Proves each state by the next one, and stores those that are good.
-fn prove_all(mut store: Store, setting: Setting, come: &Receiver<Kept>) -> Result<(Store, Made), Error> {
+fn prove_all(store: &mut Store, setting: Setting, come: Receiver<Kept>) -> Result<Made, Error> {
     let mut made = Made::default();
     let mut before: Option<Kept> = None;
     // What was needed last is tried first.
@@ -263,7 +256,7 @@ fn prove_all(mut store: Store, setting: Setting, come: &Receiver<Kept>) -> Resul
         }
         before = Some(kept);
     }
-    Ok((store, made))
+    Ok(made)
 }
 
 /// Restores a state and runs on to the next one.

@@ -46,10 +46,10 @@ pub enum Error {
 /// What the log has at one icount, as far as it decides what the next instruction is: how many interrupts are taken
 /// before the first exception there, between it and the second, and so on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Deliveries(Vec<usize>);
+struct Deliveries(Vec<usize>);
 
 impl Deliveries {
-    pub(crate) fn at(recording: &mut Reader, icount: u64) -> Result<Self, reader::Error> {
+    fn at(recording: &mut Reader, icount: u64) -> Result<Self, reader::Error> {
         let mut groups = vec![0];
         recording.events(icount, |at, event| {
             if at > icount {
@@ -66,7 +66,7 @@ impl Deliveries {
     }
 
     /// Whether QEMU's own stop at the icount is one state.
-    pub(crate) fn is_plain(&self) -> bool {
+    fn is_plain(&self) -> bool {
         self.0 == [0]
     }
 }
@@ -76,7 +76,7 @@ impl Deliveries {
 pub struct Found {
     /// The position of the instruction that is wanted, where there is one: so many are before it.
     pub wanted: Option<u64>,
-    /// How many there are, up to the one that is wanted.
+    /// Where there is none: how many there are.
     pub seen: u64,
 }
 
@@ -210,7 +210,6 @@ impl<'a> Seeker<'a> {
     /// # Errors
     /// As [`to`](Self::to).
     pub fn find(&mut self, watch: Watch, icount: u64) -> Result<Found, Error> {
-        let until = watch.until;
         let mut machine = self.nearest(0, 0, watch)?;
         let mut found = None;
         let Seeker { recording, progress, .. } = self;
@@ -221,11 +220,9 @@ impl<'a> Seeker<'a> {
             }
             check(recording, progress, told)
         })?;
-        if stop == Stop::Told {
-            return Ok(Found { wanted: found, seen: until });
-        }
-        let standing = machine.standing()?;
-        Ok(Found { wanted: standing.last.filter(|_| until == 0), seen: standing.seen })
+        // Where it is found nobody asks how many there were.
+        let seen = if stop == Stop::Told { 0 } else { machine.standing()?.seen };
+        Ok(Found { wanted: found, seen })
     }
 
     /// Makes sure that the machine stands at `icount` or before.
@@ -247,10 +244,7 @@ impl<'a> Seeker<'a> {
     }
 
     /// Executes one instruction, or takes one interrupt or exception.
-    ///
-    /// # Errors
-    /// Where QEMU does not.
-    pub fn step(&mut self) -> Result<(), Error> {
+    fn step(&mut self) -> Result<(), Error> {
         self.machine()?;
         let Seeker { recording, progress, machine: Some(machine), .. } = self else { return Ok(()) };
         machine.step(&mut |told| check(recording, progress, told))?;

@@ -82,7 +82,7 @@ impl Point {
 pub struct Watch {
     /// Instructions at these addresses, when they start.
     pub addresses: Vec<u64>,
-    /// Of how many instructions seen the last one's position is wanted, counted from 1; 0: of all.
+    /// Which of them is wanted, counted from 1: the probe tells when it starts.
     pub until: u64,
 }
 
@@ -98,10 +98,8 @@ pub struct Standing {
     /// Where that one is not its block's last: its address. Either it has faulted, or it will start again at once; then
     /// it is not in the stream yet.
     pub unfinished: Option<u64>,
-    /// How many instructions were seen of those that are watched for, each start counted, and the position of the last
-    /// that is wanted: so many instructions were before it.
+    /// How many instructions were seen of those that are watched for, each start counted.
     pub seen: u64,
-    pub last: Option<u64>,
 }
 
 /// A stretch of the stream, as block entries.
