@@ -21,3 +21,13 @@ pub fn listen() {
         let _ = unsafe { sigaction(signal, &action) };
     }
 }
+
+/// Leaves Ctrl-C alone counted: from now on the others end the program at once, and the kernel all that it has started.
+#[allow(unsafe_code)]
+pub fn leave_all_but_ctrl_c() {
+    let action = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for signal in [Signal::SIGTERM, Signal::SIGHUP] {
+        // SAFETY: the default action runs no code of ours.
+        let _ = unsafe { sigaction(signal, &action) };
+    }
+}

@@ -3,6 +3,7 @@
 //! Exit codes, everywhere: 0 the same (or done), 1 different, 2 trouble.
 
 mod corpus;
+mod debug;
 mod diff;
 mod index;
 mod interrupt;
@@ -35,6 +36,7 @@ struct Arguments {
 enum Command {
     Record(record::Arguments),
     Replay(replay::Arguments),
+    Debug(debug::Arguments),
     Index(index::Arguments),
     Repair(repair::Arguments),
     Show(show::Arguments),
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Record(arguments) => record::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
+        Command::Debug(arguments) => debug::run(&arguments),
         Command::Index(arguments) => index::run(&arguments),
         Command::Repair(arguments) => repair::run(&arguments),
         Command::Show(arguments) => show::run(&arguments),

@@ -13,6 +13,7 @@
 //! - **Signatures** are those of the header of the version that has the function: `insn_data` is told
 //!   apart by the API level, all others never changed.
 //! - **The flushing thread** touches nothing of the probe's and nothing of QEMU's but stdio's own streams.
+//! - **The waking thread** reads how many blocks were entered, an atomic, and nothing else.
 //! - **The answering thread** looks at the probe only while the host waits for its answer, and the host asks only while
 //!   QEMU has the guest stopped: no callback runs then, and none begins before the answer is there.
 //! - **No panic leaves**: every function that QEMU calls goes through `guarded`.
@@ -21,10 +22,12 @@
 
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use trace::block::{Block, Instruction};
@@ -118,6 +121,8 @@ struct Shared<T>(UnsafeCell<T>);
 unsafe impl<T> Sync for Shared<T> {}
 
 static PROBE: Shared<Option<Probe>> = Shared(UnsafeCell::new(None));
+/// How many blocks were entered, for the waking thread.
+static ENTERED: AtomicU64 = AtomicU64::new(0);
 static TOTAL: Shared<u64> = Shared(UnsafeCell::new(0));
 
 /// Read by QEMU after `dlopen`, written by `choose_version` during it.
@@ -340,6 +345,8 @@ extern "C" fn insn_started(_: c_uint, before: *mut c_void) {
 extern "C" fn block_entered(_: c_uint, block: *mut c_void) {
     // SAFETY: `block` is the leaked `&'static Block` registered with this block's translation.
     let block: &'static Block = unsafe { &*block.cast::<Block>() };
+    // One writer: no need of an atomic addition.
+    ENTERED.store(ENTERED.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     guarded(|probe| {
         let started = probe.started();
         probe.session.entered(block, started)
@@ -411,6 +418,35 @@ fn leave_signals() {
     }
 }
 
+/// How long a guest may stand still before QEMU's main loop is woken, and after so many times in vain.
+const WAKE: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(10));
+const IN_VAIN: u32 = 1000;
+
+/// A byte that QEMU's monitor takes as a key without effect on an empty line: Ctrl-A (util/readline.c).
+const KEY: &[u8] = &[1];
+
+/// Wakes QEMU's main loop while the guest stands still: in a replay all that can come is in the log, and what the loop
+/// sleeps for has long been.
+fn wake_from_now_on(mut waking: UnixStream) {
+    // What can't be said at once need not be: the loop has not read what was said before.
+    if waking.set_nonblocking(true).is_err() {
+        return;
+    }
+    std::thread::spawn(move || {
+        leave_signals();
+        let (mut before, mut still) = (0, 0);
+        loop {
+            std::thread::sleep(if still < IN_VAIN { WAKE.0 } else { WAKE.1 });
+            let now = ENTERED.load(Ordering::Relaxed);
+            still = if now == before { still + 1 } else { 0 };
+            before = now;
+            if still > 0 {
+                let _ = waking.write(KEY);
+            }
+        }
+    });
+}
+
 /// Answers the host's questions while the guest stands still.
 fn answer_from_now_on(mut asking: UnixStream) {
     std::thread::spawn(move || {
@@ -435,6 +471,7 @@ fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(),
     let host = host_socket(arguments, "fd=")?;
     let host = host.ok_or("no fd=N: the probe is loaded by tandem, not by hand")?;
     let asking = host_socket(arguments, "asking=")?;
+    let waking = host_socket(arguments, "waking=")?;
     flush_from_now_on();
     // SAFETY: `target_name` is a C string of QEMU's, alive during the call.
     let target = unsafe { CStr::from_ptr(info.target_name) }.to_string_lossy().into_owned();
@@ -455,6 +492,9 @@ fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(),
     unsafe { *PROBE.0.get() = Some(probe) };
     if let Some(asking) = asking {
         answer_from_now_on(asking);
+    }
+    if let Some(waking) = waking {
+        wake_from_now_on(waking);
     }
     (qemu.register_vcpu_init)(id, vcpu_init);
     (qemu.register_tb_trans)(id, tb_translated);

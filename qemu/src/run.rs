@@ -186,12 +186,24 @@ impl Run {
             plugin.push(format!("asking={asking_fd}"));
             controls.whole = Some(Whole { stub, asking });
         }
+        // A replay would sleep wherever the recording did, and longer where something from outside woke that. A monitor
+        // is what its main loop can be woken through.
+        let mut waking = None;
+        if plan.probe.is_some() && plan.arguments.iter().any(|argument| argument.contains("rr=replay")) {
+            let (ours, fd) = pair()?;
+            command
+                .args(["-chardev", &format!("socket,id=tandem-waking,fd={fd}")])
+                .args(["-mon", "chardev=tandem-waking,mode=readline"]);
+            plugin.push(format!("waking={}", ours.as_raw_fd()));
+            waking = Some(ours);
+        }
         if plan.probe.is_some() {
             command.arg("-plugin").arg(plugin.join(","));
         }
-        hand_over(&mut command, passed);
+        passed.extend(waking.iter().map(AsRawFd::as_raw_fd));
+        hand_over(&mut command, passed, Signal::SIGKILL);
         let mut child = command.spawn().map_err(|why| Error::Start { path: plan.build.path.clone(), why })?;
-        drop((guest, theirs));
+        drop((guest, theirs, waking));
         let errors = Arc::new(Mutex::new(Vec::new()));
         let mut readers = Vec::new();
         if let Some(stdout) = child.stdout.take() {
@@ -445,12 +457,12 @@ fn read_all(mut from: impl Read, mut take: impl FnMut(&[u8])) {
     }
 }
 
-/// Leaves `passed` open in the child, and ties its life to this thread's.
+/// Leaves `passed` open in the child, and ties its life to this thread's: it gets `signal` when that ends.
 #[allow(unsafe_code)]
-fn hand_over(command: &mut Command, passed: Vec<RawFd>) {
+pub fn hand_over(command: &mut Command, passed: Vec<RawFd>, signal: Signal) {
     let parent = std::process::id();
     let prepare = move || {
-        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        nix::sys::prctl::set_pdeathsig(signal)?;
         // The parent may have died before the line above.
         if u32::try_from(nix::unistd::getppid().as_raw()) != Ok(parent) {
             return Err(io::ErrorKind::BrokenPipe.into());

@@ -143,6 +143,14 @@ impl Stub {
         self.send("s")
     }
 
+    /// Has a guest that runs stand still; [`stopped`](Self::stopped) tells when it does.
+    ///
+    /// # Errors
+    /// Where QEMU is gone.
+    pub fn halt(&mut self) -> Result<(), Error> {
+        Ok(self.socket.write_all(&[3])?)
+    }
+
     /// Waits up to `limit` until the guest stands still again; gives back the stop as QEMU tells it.
     ///
     /// # Errors

@@ -3,6 +3,8 @@
 //! [`moment`], and [`registers`] reads what it shows there, with the
 //! names of [`symbols`].
 
+pub mod breaks;
+pub mod debugger;
 mod hpet;
 mod image;
 pub mod index;

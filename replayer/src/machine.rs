@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use trace::codec;
 use trace::message::{FromProbe, Point, Standing, ToProbe, Watch, Where};
 
+use crate::breaks::{self, Break, Kind};
 use crate::source::{Source, State};
 use crate::{hpet, registers};
 
@@ -88,6 +89,8 @@ pub struct Machine<'a> {
     come: Receiver<Happening>,
     /// How many instructions have been retired, by QEMU's count.
     icount: u64,
+    /// How the stub told the last stop.
+    stop: Vec<u8>,
 }
 
 /// What a run of a machine tells while it runs.
@@ -153,7 +156,8 @@ impl<'a> Machine<'a> {
         };
         match up() {
             Ok((monitor, stub, icount)) => {
-                let mut machine = Machine { setting, run, monitor, stub, asking, come, icount };
+                let mut machine =
+                    Machine { setting, run, monitor, stub, asking, come, icount, stop: Vec::new() };
                 if rearms {
                     hpet::rearm(&mut machine.stub)?;
                 }
@@ -188,6 +192,7 @@ impl<'a> Machine<'a> {
         icount: u64,
         tell: &mut dyn FnMut(Told) -> Result<bool, E>,
     ) -> Result<Stop, E> {
+        self.stop.clear();
         if icount <= self.icount {
             return Ok(Stop::Reached);
         }
@@ -237,7 +242,8 @@ impl<'a> Machine<'a> {
                     return Ok(Stop::Told);
                 }
             }
-            if stopped.is_some() {
+            if let Some(stop) = stopped {
+                self.stop = stop;
                 break;
             }
             if self.setting.interrupts.load(Ordering::Relaxed) > 0 {
@@ -249,6 +255,47 @@ impl<'a> Machine<'a> {
         }
         self.icount = self.monitor.icount().map_err(|error| self.or_died(error))?;
         Ok(if self.icount < wanted { Stop::Ended } else { Stop::Reached })
+    }
+
+    /// Has a guest stand still that was interrupted on its way.
+    ///
+    /// # Errors
+    /// Where it does not.
+    pub fn halt<E: From<Error>>(&mut self, tell: &mut dyn FnMut(Told) -> Result<bool, E>) -> Result<Stop, E> {
+        self.stub.halt().map_err(|error| self.or_died(error))?;
+        self.wait(self.icount, tell)
+    }
+
+    /// Sets breaks, or takes them away again.
+    ///
+    /// # Errors
+    /// Where QEMU can't.
+    pub fn set(&mut self, breaks: &[Break], set: bool) -> Result<(), Error> {
+        for stop in breaks {
+            self.stub.order(&stop.packet(set)).map_err(|error| self.or_died(error))?;
+        }
+        Ok(())
+    }
+
+    /// The access to watched memory that made it stop last.
+    #[must_use]
+    pub fn watched(&self) -> Option<(Kind, u64)> {
+        breaks::watched(&self.stop)
+    }
+
+    /// Whether the processor tells an access to watched memory before it is made (`gdb_stop_before_watchpoint` in
+    /// target/arm/cpu.c, 7.2 and 10.0; x86 and RISC-V don't).
+    #[must_use]
+    pub fn tells_before(&self) -> bool {
+        matches!(&*self.run.target, "aarch64" | "arm")
+    }
+
+    /// What QEMU's gdb stub answers to `packet`, which must not make the guest run.
+    ///
+    /// # Errors
+    /// Where QEMU is gone.
+    pub fn ask(&mut self, packet: &str) -> Result<Vec<u8>, Error> {
+        self.stub.ask(packet).map_err(|error| self.or_died(error))
     }
 
     /// How many instructions of the stream are behind the guest.

@@ -10,6 +10,8 @@
 //! and each interrupt is taken by one more. A processor that waits takes its interrupt within the step that made it wait:
 //! then one step too many executes an instruction, which the position shows, and the way is gone again with one less.
 
+pub mod travel;
+
 use std::ops::ControlFlow;
 
 use recorder::checkpoint::{self, Checkpoint};
@@ -92,6 +94,11 @@ pub struct Seeker<'a> {
 impl<'a> Seeker<'a> {
     pub fn new(recording: &'a mut Reader, setting: Setting<'a>, progress: &'a mut dyn FnMut(u64)) -> Self {
         Seeker { recording, setting, machine: None, progress }
+    }
+
+    #[must_use]
+    pub fn setting(&self) -> Setting<'a> {
+        self.setting
     }
 
     pub fn recording(&mut self) -> &mut Reader {
