@@ -14,7 +14,7 @@
 //!   apart by the API level, all others never changed.
 //! - **The flushing thread** touches nothing of the probe's and nothing of QEMU's but stdio's own streams.
 //! - **The waking thread** reads how many blocks were entered, an atomic, and nothing else.
-//! - **The answering thread** looks at the probe only while the host waits for its answer, and the host asks only while
+//! - **The answering thread** looks at the probe, and changes it, only while the host waits for its answer, and the host asks only while
 //!   QEMU has the guest stopped: no callback runs then, and none begins before the answer is there.
 //! - **No panic leaves**: every function that QEMU calls goes through `guarded`.
 
@@ -33,7 +33,7 @@ use std::time::Duration;
 use trace::block::{Block, Instruction};
 
 use trace::codec;
-use trace::message::{Standing, Where};
+use trace::message::{Asked, Standing};
 
 use crate::session::{Session, Trouble};
 
@@ -268,6 +268,16 @@ impl Probe {
         }
     }
 
+    /// Takes back the last start.
+    fn take_back(&mut self) {
+        if self.running_total {
+            self.counted += 1;
+        } else {
+            // SAFETY: as in `started`; the guest is stopped.
+            unsafe { *self.counter -= 1 };
+        }
+    }
+
     #[cold]
     fn die(&mut self, trouble: &Trouble) {
         self.dead = true;
@@ -451,8 +461,8 @@ fn wake_from_now_on(mut waking: UnixStream) {
 fn answer_from_now_on(mut asking: UnixStream) {
     std::thread::spawn(move || {
         leave_signals();
-        while let Ok(Some(Where)) = codec::read(&mut asking) {
-            let Some(standing) = catch_unwind(standing).ok().flatten() else { return };
+        while let Ok(Some(asked)) = codec::read(&mut asking) {
+            let Some(standing) = catch_unwind(|| standing(asked)).ok().flatten() else { return };
             if codec::write(&mut asking, &standing).is_err() {
                 return;
             }
@@ -460,9 +470,17 @@ fn answer_from_now_on(mut asking: UnixStream) {
     });
 }
 
-fn standing() -> Option<Standing> {
+fn standing(asked: Asked) -> Option<Standing> {
     // SAFETY: the guest is stopped, so no callback runs: see The answering thread.
-    let probe = unsafe { &*PROBE.0.get() }.as_ref()?;
+    let probe = unsafe { &mut *PROBE.0.get() }.as_mut()?;
+    let takes_back = match asked {
+        Asked::Where => false,
+        Asked::Unmade => true,
+        Asked::Twice => probe.session.is_again(),
+    };
+    if takes_back && probe.peek() > 0 {
+        probe.take_back();
+    }
     Some(probe.session.standing(probe.peek()))
 }
 

@@ -86,6 +86,11 @@ impl Session {
         Standing { point, unfinished, seen: self.seen }
     }
 
+    /// Whether the running block begins with an instruction that is in the stream already, if it was started again.
+    pub(crate) fn is_again(&self) -> bool {
+        self.stream.is_again()
+    }
+
     pub(crate) fn translated(&mut self, instructions: &[Instruction]) -> &'static Block {
         self.table.intern(instructions)
     }

@@ -20,7 +20,7 @@ use qemu::run::{self, Control, Happening, Plan, Run, Typing, Whole, describe};
 use qemu::stub::{self, Stub};
 use serde_json::{Value, json};
 use trace::codec;
-use trace::message::{FromProbe, Point, Standing, ToProbe, Watch, Where};
+use trace::message::{Asked, FromProbe, Point, Standing, ToProbe, Watch};
 
 use crate::breaks::{self, Break, Kind};
 use crate::source::{Source, State};
@@ -254,6 +254,10 @@ impl<'a> Machine<'a> {
             }
         }
         self.icount = self.monitor.icount().map_err(|error| self.or_died(error))?;
+        if self.watched().is_some() {
+            // QEMU starts an instruction a second time to find out what it accesses (accel/tcg's cpu_check_watchpoint).
+            self.say(if self.tells_before() { Asked::Unmade } else { Asked::Twice })?;
+        }
         Ok(if self.icount < wanted { Stop::Ended } else { Stop::Reached })
     }
 
@@ -314,8 +318,12 @@ impl<'a> Machine<'a> {
     /// # Errors
     /// Where the probe does not say.
     pub fn standing(&mut self) -> Result<Standing, Error> {
+        self.say(Asked::Where)
+    }
+
+    fn say(&mut self, asked: Asked) -> Result<Standing, Error> {
         let gone = |why: String| Error::Probe(why);
-        codec::write(&mut self.asking, &Where).map_err(|error| gone(error.to_string()))?;
+        codec::write(&mut self.asking, &asked).map_err(|error| gone(error.to_string()))?;
         match codec::read(&mut self.asking) {
             Ok(Some(standing)) => Ok(standing),
             Ok(None) => Err(self.or_died(gone("it does not say where the guest stands".to_owned()))),

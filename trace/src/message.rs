@@ -6,14 +6,14 @@
 //! until it is let go with [`ToProbe::Finish`].
 //!
 //! While QEMU has the guest stopped the probe's own thread does not run. Then, and only then, the host may say
-//! [`Where`] on a second socket, and gets a [`Standing`].
+//! [`Asked`] on a second socket, and gets a [`Standing`].
 
 use serde::{Deserialize, Serialize};
 
 use crate::block::Instruction;
 
 /// Changes with every change of these messages: a probe and a host of two releases must not talk.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// Instructions in a chunk: 2^20.
 pub const CHUNK: u64 = 1 << 20;
@@ -86,9 +86,16 @@ pub struct Watch {
     pub until: u64,
 }
 
-/// Asked while the guest stands still.
+/// What is said while the guest stands still.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Where;
+pub enum Asked {
+    /// Where it does.
+    Where,
+    /// The instruction that has started last has not been executed: it will start again.
+    Unmade,
+    /// It was executed, and had started twice.
+    Twice,
+}
 
 /// Where a guest stands that QEMU has stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -82,6 +82,8 @@ pub struct Stream {
     running: Option<&'static Block>,
     position: u64,
     digest: u64,
+    /// The position at which an instruction was left out last, because it started again at once.
+    left_out: Option<u64>,
     /// Where the current chunk ends.
     boundary: u64,
     current: Chunk,
@@ -98,6 +100,7 @@ impl Stream {
             running: None,
             position,
             digest,
+            left_out: None,
             boundary: chunk_end(position),
             current: Chunk { first: position, digest, skip: 0, entries: Vec::new() },
             kept: VecDeque::new(),
@@ -123,6 +126,13 @@ impl Stream {
         };
         let unfinished = if ran < addresses.len() { addresses[..ran].last().copied() } else { None };
         (point, unfinished)
+    }
+
+    /// Whether the running block begins with an instruction that is in the stream already: it had started as the last of
+    /// the block before, where [`enter`](Self::enter) can't know that it starts again.
+    #[must_use]
+    pub fn is_again(&self) -> bool {
+        self.left_out != Some(self.position)
     }
 
     /// `block` is entered; `started` instructions have started since the entry before.
@@ -171,6 +181,7 @@ impl Stream {
         };
         if ran > 0 && ran < block.count() && next == Some(identities[ran as usize - 1]) {
             ran -= 1;
+            self.left_out = Some(self.position + u64::from(ran));
         }
         if ran == 0 {
             return Ok(None);
@@ -318,6 +329,23 @@ mod tests {
         stream.enter(rest, 1).unwrap();
         stream.finish(2).unwrap();
         assert_eq!(stream.end(), Point { position: 4, digest: plain(&[1, 2, 3, 4]) });
+    }
+
+    #[test]
+    fn who_knows_that_an_instruction_starts_again_can_say_so() {
+        for (first, left_out) in [(&[1, 2, 3][..], true), (&[1, 2], false)] {
+            let (mut table, mut stream) = (Table::default(), Stream::at(Point::START));
+            let (block_of_it, again, rest) =
+                (block(&mut table, first), block(&mut table, &[2]), block(&mut table, &[3]));
+            stream.enter(block_of_it, 0).unwrap();
+            // A watchpoint's second start of the instruction at 2, which as a block's last is in the stream by then.
+            stream.enter(again, 2).unwrap();
+            assert_eq!(stream.is_again(), !left_out);
+            let started = u64::from(left_out);
+            stream.enter(rest, started).unwrap();
+            stream.finish(1).unwrap();
+            assert_eq!(stream.end(), Point { position: 3, digest: plain(&[1, 2, 3]) });
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use trace::message::Watch;
 
 use super::{Deliveries, Error, Seeker, check};
 use crate::breaks::{Break, Kind};
-use crate::machine;
+use crate::machine::{self, Stop};
 
 /// Why the guest stands where it does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +22,8 @@ pub enum Arrival {
     Step,
     /// Before an instruction with a break.
     Break,
-    /// Behind an access to watched memory or, on some processors, before it; backwards always before it.
+    /// At an access to watched memory: the way goes over it; where the processor tells an access before it is made, the
+    /// way forwards stops before it and the way backwards behind it, and gdb makes the step over it.
     Watch {
         kind: Kind,
         address: u64,
@@ -91,7 +92,8 @@ impl Seeker<'_> {
             return Ok(Arrival::Step);
         }
         let watched = self.step_over(breaks)?;
-        self.to_position(before)?;
+        let behind = watched.is_some() && self.machine()?.tells_before();
+        self.to_position(before + u64::from(behind))?;
         Ok(watched.map_or(Arrival::Step, |(kind, address)| Arrival::Watch { kind, address }))
     }
 
@@ -121,10 +123,8 @@ impl Seeker<'_> {
             let icount = self.machine()?.icount();
             if icount >= end {
                 self.to(end)?;
-            } else if watched.is_some() || self.at_break(breaks)? {
-                self.settle()?;
             } else {
-                return Err(Error::Ended { at: icount, wanted: end });
+                self.settle()?;
             }
             if let Some((kind, address)) = watched {
                 return Ok(Arrival::Watch { kind, address });
@@ -158,13 +158,15 @@ impl Seeker<'_> {
     }
 
     fn backward_from(&mut self, start: Place, breaks: &[Break]) -> Result<Arrival, Error> {
-        let mut upper = start;
+        let mut upper = if breaks.is_empty() { Place { position: 0, icount: 0 } } else { start };
         while let Some(last) = upper.position.checked_sub(1) {
             let machine = self.nearest(upper.icount, last, Watch::default())?;
             self.machine = Some(machine);
             let lower = self.place()?;
             if let Some(hit) = self.last_hit(upper, breaks)? {
-                self.to_position(hit.position)?;
+                let is_watch = matches!(hit.arrival, Arrival::Watch { .. });
+                let behind = is_watch && self.machine()?.tells_before();
+                self.to_position(hit.position + u64::from(behind))?;
                 return Ok(hit.arrival);
             }
             upper = lower;
@@ -240,9 +242,6 @@ impl Seeker<'_> {
         if place >= upper {
             return Ok(None);
         }
-        if !at_break && watched.is_none() && place.icount < upper.icount {
-            return Err(Error::Ended { at: place.icount, wanted: upper.icount });
-        }
         let rest: Vec<Break> = if before { Vec::new() } else { breaks.to_vec() };
         let accessed = self.step_over(&rest)?;
         let started = self.place()?.position > place.position;
@@ -267,9 +266,22 @@ impl Seeker<'_> {
     /// Runs to `icount` or to a break on the way. An interrupted machine runs on, with the breaks set.
     fn run_on(&mut self, icount: u64, breaks: &[Break]) -> Result<(), Error> {
         self.machine()?.set(breaks, true)?;
-        let Seeker { recording, progress, machine: Some(machine), .. } = self else { return Ok(()) };
-        machine.run_to(icount, &mut |told| check(recording, progress, told))?;
-        Ok(machine.set(breaks, false)?)
+        let mut again = 0;
+        loop {
+            let Seeker { recording, progress, machine: Some(machine), .. } = self else { return Ok(()) };
+            let begin = machine.icount();
+            let stop = machine.run_to(icount, &mut |told| check(recording, progress, told))?;
+            let at = machine.icount();
+            // Behind a step that a watchpoint has ended QEMU stops a second time at once.
+            if stop != Stop::Ended || machine.watched().is_some() || self.at_break(breaks)? {
+                break;
+            }
+            again += 1;
+            if at != begin || again > 2 {
+                return Err(Error::Ended { at, wanted: icount });
+            }
+        }
+        Ok(self.machine()?.set(breaks, false)?)
     }
 
     /// Has the machine stand still that was interrupted.
