@@ -81,13 +81,13 @@ document when
 Says at which moment of the recording the guest stands.
 end
 define seek
-eval \"monitor seek %s\", \"$arg0\"
+monitor seek $arg0
 maintenance flush register-cache
 maintenance flush dcache
 frame
 end
 document seek
-Goes to a moment of the recording: seek ICOUNT, end, end-N, instruction:N, console:REGEX or pc:ADDRESS[#N].
+Goes to a moment of the recording: seek ICOUNT, end, end-N, instruction:N, 'console:REGEX' or pc:ADDRESS[#N].
 end
 ";
 

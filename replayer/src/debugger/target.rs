@@ -153,6 +153,9 @@ impl<'s, 'a> Guest<'s, 'a> {
 
     /// Goes to a moment; where there is none stays.
     fn go(&mut self, moment: &str) -> Result<String, Error> {
+        // gdb keeps a word with blanks together by quotes, and passes them on.
+        let quoted = ['\'', '"'].iter().find_map(|&quote| moment.strip_prefix(quote)?.strip_suffix(quote));
+        let moment = quoted.unwrap_or(moment);
         let moment: Moment = match moment.parse() {
             Ok(moment) => moment,
             Err(why) => return Ok(why),
