@@ -1,10 +1,11 @@
 //! `tandem show`
 
+use qemu::stub::to_hex;
 use std::io::{BufWriter, StdoutLock, Write, stdout};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use ::recorder::account::{Account, Field, Stamps, described, fields, grouped, hex};
+use ::recorder::account::{Account, Field, Stamps, described, fields, grouped};
 use ::recorder::format::Kind;
 use ::recorder::manifest::GuestFile;
 use ::recorder::reader::Reader;
@@ -90,7 +91,7 @@ fn value(field: Field) -> Value {
         Field::Number(number) => number.into(),
         Field::Signed(number) => number.into(),
         Field::Word(word) => word.into(),
-        Field::Bytes(bytes) => hex(bytes).into(),
+        Field::Bytes(bytes) => to_hex(bytes).into(),
     }
 }
 

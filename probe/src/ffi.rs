@@ -357,10 +357,22 @@ extern "C" fn block_entered(_: c_uint, block: *mut c_void) {
     let block: &'static Block = unsafe { &*block.cast::<Block>() };
     // One writer: no need of an atomic addition.
     ENTERED.store(ENTERED.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-    guarded(|probe| {
-        let started = probe.started();
-        probe.session.entered(block, started)
-    });
+    // SAFETY: one user at a time: see One vCPU.
+    let Some(probe) = (unsafe { &mut *PROBE.0.get() }) else { return };
+    if probe.dead {
+        return;
+    }
+    let started = probe.started();
+    // Nothing on this way calls anything, so that it needs no frame: it is taken for each block of the guest.
+    if !probe.session.entered_after_whole(block, started) {
+        entered(block, started);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn entered(block: &'static Block, started: u64) {
+    guarded(|probe| probe.session.entered(block, started));
 }
 
 extern "C" fn exiting(_: PluginId, _: *mut c_void) {

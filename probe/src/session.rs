@@ -95,7 +95,13 @@ impl Session {
         self.table.intern(instructions)
     }
 
+    /// `block` is entered; gives back whether that was all that is to be done.
     #[inline]
+    pub(crate) fn entered_after_whole(&mut self, block: &'static Block, started: u64) -> bool {
+        self.stream.enter_after_whole(block, started)
+    }
+
+    /// `block` is entered, and there is more to be done.
     pub(crate) fn entered(&mut self, block: &'static Block, started: u64) -> Result<(), Trouble> {
         match self.stream.enter(block, started) {
             Ok(None) => Ok(()),

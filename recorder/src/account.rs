@@ -1,5 +1,6 @@
 //! What a recording comes to: events by kind, and each event in words.
 
+use qemu::stub::to_hex;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -187,17 +188,11 @@ fn text(field: Field) -> String {
         Field::Bytes(bytes) => {
             let first = &bytes[..bytes.len().min(SHOWN)];
             let is_text = first.iter().all(|byte| byte.is_ascii_graphic() || b" \r\n\t".contains(byte));
-            let shown = if is_text { format!("\"{}\"", first.escape_ascii()) } else { hex(first) };
+            let shown = if is_text { format!("\"{}\"", first.escape_ascii()) } else { to_hex(first) };
             let more = if bytes.len() > SHOWN { "..." } else { "" };
             format!("{shown}{more} ({} bytes)", bytes.len())
         }
     }
-}
-
-/// Bytes as hexadecimal digits.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// qapi/ui.json, `InputButton`, `InputMultiTouchType` and `QKeyCode`, QEMU 10.0; 7.2 has the same without the last keys.

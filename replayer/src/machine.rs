@@ -17,8 +17,9 @@ use qemu::arguments::Refusal;
 use qemu::build::Build;
 use qemu::monitor::{self, Monitor};
 use qemu::run::{self, Control, Happening, Plan, Run, Typing, Whole, describe};
-use qemu::stub::{self, Stub};
+use qemu::stub::{self, Stub, from_hex};
 use serde_json::{Value, json};
+use trace::block::Instruction;
 use trace::codec;
 use trace::message::{Asked, FromProbe, Point, Standing, ToProbe, Watch};
 
@@ -64,6 +65,10 @@ pub enum Start<'f> {
     /// In the state that is kept in an image.
     Kept { machine: &'f File, drives: &'f [File], point: Point, rearms: bool },
 }
+
+/// What is the same of an address through all mappings of its page, bytes: no page is smaller on the targets that QEMU
+/// gives one block to several mappings of (x86, aarch64, RISC-V).
+const PAGE: u64 = 1 << 12;
 
 /// The name of the state in an image.
 const STATE: &str = "tandem";
@@ -309,8 +314,21 @@ impl<'a> Machine<'a> {
     pub fn position(&mut self) -> Result<u64, Error> {
         let standing = self.standing()?;
         // What will start again is not in the stream yet.
-        let again = standing.unfinished.is_some() && standing.unfinished == Some(self.next_address()?);
+        let again = match standing.unfinished {
+            Some(last) => self.is_next(&last)?,
+            None => false,
+        };
         Ok(standing.point.position - u64::from(again))
+    }
+
+    /// Whether the guest stands before `instruction`, whose page may be mapped at several addresses.
+    fn is_next(&mut self, instruction: &Instruction) -> Result<bool, Error> {
+        let next = self.next_address()?;
+        if next == instruction.address || !(next ^ instruction.address).is_multiple_of(PAGE) {
+            return Ok(next == instruction.address);
+        }
+        let code = self.ask(&format!("m{next:x},{:x}", instruction.bytes.len()))?;
+        Ok(from_hex(&code).is_some_and(|code| code == instruction.bytes))
     }
 
     /// Where the guest stands, as the probe sees it.

@@ -98,13 +98,13 @@ pub enum Asked {
 }
 
 /// Where a guest stands that QEMU has stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
     /// Behind the last instruction that has started.
     pub point: Point,
-    /// Where that one is not its block's last: its address. Either it has faulted, or it will start again at once; then
+    /// Where that one is not its block's last: it. Either it has faulted, or it will start again at once; then
     /// it is not in the stream yet.
-    pub unfinished: Option<u64>,
+    pub unfinished: Option<Instruction>,
     /// How many instructions were seen of those that are watched for, each start counted.
     pub seen: u64,
 }

@@ -12,7 +12,7 @@
 
 use std::collections::VecDeque;
 
-use crate::block::{Block, Table};
+use crate::block::{Block, Instruction, Table};
 use crate::digest::{Step, append};
 use crate::message::{CHUNK, KEPT, MOST_DIGESTS, Point, Visit, Window};
 
@@ -27,23 +27,25 @@ struct Chunk {
     digest: u64,
     /// Instructions of the first entry that belong to the chunk before.
     skip: u32,
-    /// Block numbers; with [`PARTIAL`] set, the next word says how many instructions ran.
+    /// Block numbers; with [`PARTIAL`] set, the next word says how many instructions ran. The first `filled` words count.
     entries: Vec<u32>,
+    filled: usize,
 }
 
 impl Chunk {
     fn push(&mut self, block: u32, count: u32, ran: u32) {
-        if ran == count {
-            self.entries.push(block);
-        } else {
-            self.entries.extend([block | PARTIAL, ran]);
+        if self.entries.len() < self.filled + 2 {
+            self.entries.resize((2 * self.entries.len()).max(1 << 12), 0);
         }
+        let words = if ran == count { &[block][..] } else { &[block | PARTIAL, ran] };
+        self.entries[self.filled..][..words.len()].copy_from_slice(words);
+        self.filled += words.len();
     }
 
     /// Its entries, expanded. The last may reach into the next chunk.
     fn visits<'a>(&'a self, table: &'a Table) -> impl Iterator<Item = (&'static Block, Visit)> + 'a {
         let mut skip = self.skip;
-        let mut words = self.entries.iter().copied();
+        let mut words = self.entries[..self.filled].iter().copied();
         std::iter::from_fn(move || {
             let word = words.next()?;
             let block = table.get(word & !PARTIAL);
@@ -102,7 +104,7 @@ impl Stream {
             digest,
             left_out: None,
             boundary: chunk_end(position),
-            current: Chunk { first: position, digest, skip: 0, entries: Vec::new() },
+            current: Chunk { first: position, digest, skip: 0, entries: Vec::new(), filled: 0 },
             kept: VecDeque::new(),
         }
     }
@@ -113,18 +115,18 @@ impl Stream {
         Point { position: self.position, digest: self.digest }
     }
 
-    /// Behind the last instruction that has started, `started` of them since the last entry; and that one's address
-    /// where it is not its block's last.
+    /// Behind the last instruction that has started, `started` of them since the last entry; and that one where it is not
+    /// its block's last.
     #[must_use]
-    pub fn standing(&self, started: u64) -> (Point, Option<u64>) {
+    pub fn standing(&self, started: u64) -> (Point, Option<Instruction>) {
         let identities = self.running.map(Block::identities).unwrap_or_default();
-        let addresses = self.running.map(Block::addresses).unwrap_or_default();
         let ran = usize::try_from(started).unwrap_or(usize::MAX).min(identities.len());
         let point = Point {
             position: self.position + ran as u64,
             digest: Step::over(&identities[..ran]).after(self.digest),
         };
-        let unfinished = if ran < addresses.len() { addresses[..ran].last().copied() } else { None };
+        let last = self.running.filter(|block| ran > 0 && ran < block.identities().len());
+        let unfinished = last.and_then(|block| block.instructions().into_iter().nth(ran - 1));
         (point, unfinished)
     }
 
@@ -135,20 +137,33 @@ impl Stream {
         self.left_out != Some(self.position)
     }
 
+    /// `block` is entered, and the one before has run wholly and within its chunk: what nearly always happens. Gives back
+    /// whether it is so; else nothing has happened, and it is [`enter`](Self::enter)'s.
+    #[inline]
+    pub fn enter_after_whole(&mut self, block: &'static Block, started: u64) -> bool {
+        let Some(before) = self.running else { return false };
+        let end = self.position + started;
+        if started != u64::from(before.count()) || end >= self.boundary {
+            return false;
+        }
+        let Some(entry) = self.current.entries.get_mut(self.current.filled) else { return false };
+        *entry = before.id();
+        self.current.filled += 1;
+        self.digest = before.step().after(self.digest);
+        self.position = end;
+        self.running = Some(block);
+        true
+    }
+
     /// `block` is entered; `started` instructions have started since the entry before.
     ///
     /// # Errors
     /// Where the entry before does not account for `started`.
-    #[inline]
     pub fn enter(&mut self, block: &'static Block, started: u64) -> Result<Option<Full>, Unaccounted> {
-        let Some(before) = self.running.replace(block) else { return Ok(None) };
-        let end = self.position + started;
-        if started == u64::from(before.count()) && end < self.boundary {
-            self.digest = before.step().after(self.digest);
-            self.position = end;
-            self.current.entries.push(before.id());
+        if self.enter_after_whole(block, started) {
             return Ok(None);
         }
+        let Some(before) = self.running.replace(block) else { return Ok(None) };
         self.leave(before, started, block.identities().first().copied())
     }
 
@@ -163,8 +178,6 @@ impl Stream {
         }
     }
 
-    #[cold]
-    #[inline(never)]
     fn leave(
         &mut self,
         block: &'static Block,
@@ -209,13 +222,12 @@ impl Stream {
 
     /// Starts the next chunk at the boundary, with the entries' memory of the oldest one.
     fn turn(&mut self) {
-        let mut entries = if self.kept.len() as u64 == KEPT {
+        let entries = if self.kept.len() as u64 == KEPT {
             self.kept.pop_front().map(|chunk| chunk.entries).unwrap_or_default()
         } else {
             Vec::new()
         };
-        entries.clear();
-        let next = Chunk { first: self.boundary, digest: self.digest, skip: 0, entries };
+        let next = Chunk { first: self.boundary, digest: self.digest, skip: 0, entries, filled: 0 };
         self.kept.push_back(std::mem::replace(&mut self.current, next));
         self.boundary += CHUNK;
     }
@@ -284,7 +296,6 @@ impl Stream {
 #[allow(clippy::cast_possible_truncation, reason = "64-bit hosts only")]
 mod tests {
     use super::*;
-    use crate::block::Instruction;
     use crate::digest::identity;
     use proptest::prelude::*;
 
@@ -410,7 +421,7 @@ mod tests {
         stream.enter(a, 0).unwrap();
         assert_eq!(stream.standing(0), (Point::START, None));
         let two = Point { position: 2, digest: plain(&[1, 2]) };
-        assert_eq!(stream.standing(2), (two, Some(2)));
+        assert_eq!(stream.standing(2), (two, Some(Instruction { address: 2, bytes: vec![0x90] })));
         let three = Point { position: 3, digest: plain(&[1, 2, 3]) };
         assert_eq!(stream.standing(3), (three, None));
     }
