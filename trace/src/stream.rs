@@ -429,11 +429,12 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
 
-        /// The same stream, cut in two ways with blocks that end early, over several chunks.
+        /// The same stream, cut in two ways with blocks that end early, over several chunks. All within 1 KiB: beyond, two
+        /// instructions of the same bytes can be one to the digest.
         #[test]
         fn any_cutting_gives_the_same_chunks(cuts_a in prop::collection::vec((1usize..64, 0usize..4), 1..50),
                                              cuts_b in prop::collection::vec((1usize..64, 0usize..4), 1..50),
-                                             period in 900u64..1100) {
+                                             period in 900u64..1024) {
             let length = (CHUNK * 2 + CHUNK / 2) as usize;
             let address = |position: usize| 0x1000 + position as u64 % period;
             let mut streams = Vec::new();
