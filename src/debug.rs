@@ -105,7 +105,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let source = Source::unpack(&mut recording, None, arguments.files.as_deref())?;
     let mut setting =
         Setting { source: &source, build: &build, probe: &probe, interrupts: &INTERRUPTS, patience: STALL };
-    recording = index::for_debugging(recording, setting)?;
+    recording = index::for_seeks(recording, setting, index::LONG_FOR_STEPS)?;
     // From here on Ctrl-C ends no more than the way that the guest is on.
     setting.interrupts = &HALTS;
     let progress = RefCell::new(Some(Progress::new("seeking")));

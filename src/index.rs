@@ -72,22 +72,13 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
 
 /// From how many instructions on a recording gets its checkpoints before it is gone about in: a whole replay then takes
 /// longer than somebody waits twice.
-const LONG: u64 = 2_500_000_000;
+pub const LONG: u64 = 2_500_000_000;
 
 /// The same before it is debugged: each step back begins at a checkpoint.
-const LONG_FOR_STEPS: u64 = 200_000_000;
+pub const LONG_FOR_STEPS: u64 = 200_000_000;
 
-/// The recording with checkpoints for this build, where it is long enough to want them and has none.
-pub fn for_seeks(recording: Reader, setting: Setting) -> Result<Reader, Failure> {
-    from_on(LONG, recording, setting)
-}
-
-/// The same for a debugger.
-pub fn for_debugging(recording: Reader, setting: Setting) -> Result<Reader, Failure> {
-    from_on(LONG_FOR_STEPS, recording, setting)
-}
-
-fn from_on(long: u64, mut recording: Reader, setting: Setting) -> Result<Reader, Failure> {
+/// The recording with checkpoints for this build, where it has so many instructions as `long` and none yet.
+pub fn for_seeks(mut recording: Reader, setting: Setting, long: u64) -> Result<Reader, Failure> {
     let path = recording.path().to_owned();
     // No QEMU restores the timers of the machines for RISC-V (hw/intc/riscv_aclint.c, 7.2 and 10.0).
     let possible = !recording.manifest.target.starts_with("riscv");

@@ -70,7 +70,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
             interrupts: &INTERRUPTS,
             patience: STALL,
         };
-        recording = index::for_seeks(recording, setting)?;
+        recording = index::for_seeks(recording, setting, index::LONG)?;
         return moment::show(&mut recording, setting, &arguments.at, symbols.as_ref());
     }
     let total = recording.ending.instructions();

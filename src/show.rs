@@ -1,6 +1,5 @@
 //! `tandem show`
 
-use qemu::stub::to_hex;
 use std::io::{BufWriter, StdoutLock, Write, stdout};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -10,6 +9,7 @@ use ::recorder::format::Kind;
 use ::recorder::manifest::GuestFile;
 use ::recorder::reader::Reader;
 use clap::ValueEnum;
+use qemu::stub::to_hex;
 use serde_json::{Map, Value, json};
 
 use crate::progress::quoted;

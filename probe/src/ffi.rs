@@ -14,9 +14,10 @@
 //!   apart by the API level, all others never changed.
 //! - **The flushing thread** touches nothing of the probe's and nothing of QEMU's but stdio's own streams.
 //! - **The waking thread** reads how many blocks were entered, an atomic, and nothing else.
-//! - **The answering thread** looks at the probe, and changes it, only while the host waits for its answer, and the host asks only while
-//!   QEMU has the guest stopped: no callback runs then, and none begins before the answer is there.
-//! - **No panic leaves**: every function that QEMU calls goes through `guarded`.
+//! - **The answering thread** looks at the probe, and changes it, only while the host waits for its answer, and the host
+//!   asks only while QEMU has the guest stopped: no callback runs then, and none begins before the answer is there.
+//! - **No panic leaves**: every function that QEMU calls goes through `guarded`, but for the usual way of
+//!   `block_entered`, in which nothing panics.
 
 #![allow(unsafe_code)]
 
@@ -291,14 +292,25 @@ impl Probe {
     }
 }
 
+/// Gives the probe to `work` unless it is dead.
+#[inline]
+fn with_probe(work: impl FnOnce(&mut Probe)) {
+    // SAFETY: one user at a time, and no `work` comes here again while it has the probe: see One vCPU.
+    if let Some(probe) = unsafe { &mut *PROBE.0.get() }
+        && !probe.dead
+    {
+        work(probe);
+    }
+}
+
 /// Runs `work` on the probe unless it is dead; a panic in it kills the probe and is told to the host.
 #[inline]
 fn guarded(work: impl FnOnce(&mut Probe) -> Result<(), Trouble>) {
-    // SAFETY: one user at a time, and `work` never calls back into a function that comes here: see One vCPU.
-    let Some(probe) = (unsafe { &mut *PROBE.0.get() }) else { return };
-    if probe.dead {
-        return;
-    }
+    with_probe(|probe| keep_panics(probe, work));
+}
+
+#[inline]
+fn keep_panics(probe: &mut Probe, work: impl FnOnce(&mut Probe) -> Result<(), Trouble>) {
     match catch_unwind(AssertUnwindSafe(|| work(probe))) {
         Ok(Ok(())) => {}
         Ok(Err(trouble)) => probe.die(&trouble),
@@ -357,22 +369,19 @@ extern "C" fn block_entered(_: c_uint, block: *mut c_void) {
     let block: &'static Block = unsafe { &*block.cast::<Block>() };
     // One writer: no need of an atomic addition.
     ENTERED.store(ENTERED.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-    // SAFETY: one user at a time: see One vCPU.
-    let Some(probe) = (unsafe { &mut *PROBE.0.get() }) else { return };
-    if probe.dead {
-        return;
-    }
-    let started = probe.started();
-    // Nothing on this way calls anything, so that it needs no frame: it is taken for each block of the guest.
-    if !probe.session.entered_after_whole(block, started) {
-        entered(block, started);
-    }
+    with_probe(|probe| {
+        let started = probe.started();
+        // Nothing on this way calls anything, so that it needs no frame: it is taken for each block of the guest.
+        if !probe.session.entered_after_whole(block, started) {
+            entered(probe, block, started);
+        }
+    });
 }
 
 #[cold]
 #[inline(never)]
-fn entered(block: &'static Block, started: u64) {
-    guarded(|probe| probe.session.entered(block, started));
+fn entered(probe: &mut Probe, block: &'static Block, started: u64) {
+    keep_panics(probe, |probe| probe.session.entered(block, started));
 }
 
 extern "C" fn exiting(_: PluginId, _: *mut c_void) {

@@ -1,8 +1,9 @@
 //! What a recording comes to: events by kind, and each event in words.
 
-use qemu::stub::to_hex;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+
+use qemu::stub::to_hex;
 
 use crate::log::event::{Clock, Event, Input};
 use crate::reader::{Error, Reader};

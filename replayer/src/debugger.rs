@@ -51,7 +51,6 @@ pub fn serve(
     link: &mut Link,
     complain: &mut dyn FnMut(&seek::Error),
 ) -> Result<Over, Error> {
-    let gone = |link: &mut Link| if link.is_over() { Over::Gone } else { Over::Detached };
     let mut guest = Guest::new(seeker)?;
     let mut buffer = vec![0; LONGEST];
     let stub = GdbStub::builder(&mut *link).with_packet_buffer(&mut buffer).build();
@@ -64,6 +63,10 @@ pub fn serve(
             },
             Ok(GdbStubStateMachine::Running(mut running)) => {
                 guest.setting().interrupts.store(0, Ordering::Relaxed);
+                // Who leaves before this is seen here, and who leaves after it counts as an interrupt.
+                if running.borrow_conn().is_over() {
+                    return Ok(Over::Gone);
+                }
                 running.borrow_conn().listen(true);
                 let arrival = guest.travel(complain);
                 running.borrow_conn().listen(false);
@@ -80,7 +83,7 @@ pub fn serve(
         };
         gdb = next;
     }
-    Ok(gone(link))
+    Ok(if link.is_over() { Over::Gone } else { Over::Detached })
 }
 
 /// What ends a session before its time.

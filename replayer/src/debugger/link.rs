@@ -41,9 +41,7 @@ impl Said {
     /// Nothing more will come.
     pub fn over(&self) {
         self.state.over.store(true, Ordering::Relaxed);
-        if self.state.running.load(Ordering::Relaxed) {
-            self.interrupts.fetch_add(1, Ordering::Relaxed);
-        }
+        self.interrupts.fetch_add(1, Ordering::Relaxed);
         let _ = self.to.send(Vec::new());
     }
 }

@@ -158,8 +158,9 @@ impl Seeker<'_> {
     }
 
     fn backward_from(&mut self, start: Place, breaks: &[Break]) -> Result<Arrival, Error> {
-        let mut upper = if breaks.is_empty() { Place { position: 0, icount: 0 } } else { start };
-        while let Some(last) = upper.position.checked_sub(1) {
+        let mut upper = start;
+        // Without a break there is nothing to look for.
+        while let (Some(last), [_, ..]) = (upper.position.checked_sub(1), breaks) {
             let machine = self.nearest(upper.icount, last, Watch::default())?;
             self.machine = Some(machine);
             let lower = self.place()?;
@@ -242,8 +243,7 @@ impl Seeker<'_> {
         if place >= upper {
             return Ok(None);
         }
-        let rest: Vec<Break> = if before { Vec::new() } else { breaks.to_vec() };
-        let accessed = self.step_over(&rest)?;
+        let accessed = self.step_over(if before { &[] } else { breaks })?;
         let started = self.place()?.position > place.position;
         Ok(match watched.or(accessed) {
             Some(watched) if started => hit(place.position, place.icount, watched),
