@@ -71,7 +71,8 @@ static HALTS: AtomicU32 = AtomicU32::new(0);
 /// How often is looked whether somebody came, or wants an end.
 const TURN: Duration = Duration::from_millis(50);
 
-/// What gdb is told first. The moment changes behind its back in `seek`, and a replay may need its time for an answer.
+/// What gdb is told first. The moment changes behind its back in `seek`, where it also has to read anew what its
+/// watchpoints watch, which enabling them does; and a replay may need its time for an answer.
 const COMMANDS: &str = "\
 set remotetimeout 3600
 define when
@@ -85,6 +86,8 @@ monitor seek $arg0
 maintenance flush register-cache
 maintenance flush dcache
 frame
+python [(setattr(b, 'enabled', False), setattr(b, 'enabled', True)) for b in gdb.breakpoints() or () \
+if b.enabled and b.type not in (gdb.BP_BREAKPOINT, gdb.BP_HARDWARE_BREAKPOINT)]
 end
 document seek
 Goes to a moment of the recording: seek ICOUNT, end, end-N, instruction:N, 'console:REGEX' or pc:ADDRESS[#N].

@@ -23,11 +23,15 @@ pub fn show(
     recording: &mut Reader,
     setting: Setting,
     moments: &[Moment],
+    checkpoints: bool,
     symbols: Option<&Symbols>,
 ) -> Result<Outcome, Failure> {
     let progress = RefCell::new(Progress::new("seeking"));
     let mut on = |instructions| progress.borrow_mut().show(instructions, String::new);
     let mut seeker = Seeker::new(recording, setting, &mut on);
+    if !checkpoints {
+        seeker = seeker.without_checkpoints();
+    }
     let proven = if seeker.recording().manifest.witness.is_some() {
         "every full chunk up to here is identical"
     } else {

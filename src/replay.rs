@@ -34,6 +34,9 @@ pub struct Arguments {
     /// pc:ADDRESS[#N], the Nth time. Several are gone to in the order given
     #[arg(long, value_name = "MOMENT")]
     at: Vec<Moment>,
+    /// Replay from the beginning to the moment, without checkpoints and making none
+    #[arg(long, requires = "at")]
+    no_checkpoints: bool,
     /// An ELF file with the names of the guest's code
     #[arg(long, value_name = "FILE", requires = "at")]
     symbols: Option<PathBuf>,
@@ -70,8 +73,11 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
             interrupts: &INTERRUPTS,
             patience: STALL,
         };
-        recording = index::for_seeks(recording, setting, index::LONG)?;
-        return moment::show(&mut recording, setting, &arguments.at, symbols.as_ref());
+        if !arguments.no_checkpoints {
+            recording = index::for_seeks(recording, setting, index::LONG)?;
+        }
+        let checkpoints = !arguments.no_checkpoints;
+        return moment::show(&mut recording, setting, &arguments.at, checkpoints, symbols.as_ref());
     }
     let total = recording.ending.instructions();
     let cut = recording.ending.cut.then_some(recording.ending.icount);

@@ -13,215 +13,255 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tandem::{BUILDS, Place, Ran, build, guest, wait_until, words};
 
-/// A shell on the kernel of `guest`, with the names of the kernel's code on its console.
-fn record_a_shell(place: &Place, build: &str, guest_name: &str) -> Ran {
-    let script = "wait # \\e[6n\n\
-        send b=/bin/busybox; $b mount -t proc proc /proc; $b grep -m 2 -E ' (ksys_read|ksys_write)$' /proc/kallsyms\\n\n\
-        wait # \\e[6n\n\
-        send echo names; echo one; echo two; echo three; $b ls /; $b poweroff -f\\n\n";
-    std::fs::write(place.path("script"), script).unwrap();
-    let line = guest(guest_name).into_iter().map(|word| match word.strip_prefix("console=") {
-        Some(console) => format!("console={console} rdinit=/bin/busybox -- sh"),
-        None => word,
-    });
-    let options = words(&["record", "-o", "shell.tdm", "--input", "script", "--", build]);
-    let recorded = place.run(&[options, line.collect()].concat());
-    recorded.ends_with(0);
-    recorded
-}
+/// What gdb prints for each of `commands`, which stand one a line, from `moment` on.
+struct Session(Vec<String>);
 
-/// The address that the guest's kernel has for `name`.
-fn address(recorded: &Ran, name: &str) -> String {
-    let line = recorded.out.lines().find(|line| line.trim_end().ends_with(&format!(" {name}")));
-    let line = line.unwrap_or_else(|| panic!("no {name} in:\n{}", recorded.out));
-    format!("0x{}", line.split_whitespace().next().unwrap())
-}
-
-/// What gdb prints for `commands`, from `moment` on: an answer each.
-fn debug(place: &Place, moment: &str, options: &[&str], commands: &[&str]) -> Vec<String> {
-    let mut line = words(&["debug", "shell.tdm", "--at", moment]);
-    line.extend(words(options));
-    line.extend(words(&["--", "-batch"]));
-    for (index, command) in commands.iter().enumerate() {
-        line.extend(words(&["-ex", &format!("echo answer {}\\n", index + 1), "-ex", command]));
+impl Session {
+    fn of(place: &Place, moment: &str, options: &[&str], commands: &str) -> Self {
+        let mut line = words(&["debug", "kernel.tdm", "--at", moment]);
+        line.extend(words(options));
+        line.extend(words(&["--", "-batch"]));
+        let commands: Vec<&str> = commands.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        for (index, command) in commands.iter().enumerate() {
+            line.extend(words(&["-ex", &format!("echo answer {}\\n", index + 1), "-ex", command]));
+        }
+        // What a monitor answers gdb prints on its standard error.
+        let mut both = Command::new("sh");
+        both.args(["-c", "exec \"$@\" 2>&1", "sh", env!("CARGO_BIN_EXE_tandem")]).args(line);
+        let both = both.current_dir(place.path("")).env("TMPDIR", place.path("tmp")).output();
+        let ran = Ran::of(both.unwrap());
+        ran.ends_with(0);
+        let answers = ran.out.split("\nanswer ").skip(1);
+        let answers =
+            answers.map(|answer| answer.split_once('\n').map_or("", |(_, answer)| answer).to_owned());
+        let answers: Vec<String> = answers.collect();
+        assert_eq!(answers.len(), commands.len(), "stdout:\n{}\nstderr:\n{}", ran.out, ran.err);
+        Session(answers)
     }
-    // What a monitor answers gdb prints on its standard error.
-    let mut both = Command::new("sh");
-    both.args(["-c", "exec \"$@\" 2>&1", "sh", env!("CARGO_BIN_EXE_tandem")]).args(line);
-    let ran = Ran::of(both.current_dir(place.path("")).env("TMPDIR", place.path("tmp")).output().unwrap());
-    ran.ends_with(0);
-    let answers: Vec<String> = ran
-        .out
-        .split("\nanswer ")
-        .skip(1)
-        .map(|answer| answer.split_once('\n').map_or(String::new(), |(_, answer)| answer.to_owned()))
-        .collect();
-    assert_eq!(answers.len(), commands.len(), "stdout:\n{}\nstderr:\n{}", ran.out, ran.err);
-    answers
+
+    /// The positions that `when` and `seek` told.
+    fn positions(&self) -> Vec<u64> {
+        let told = self.0.iter().filter_map(|answer| answer.split_once("instruction:"));
+        told.map(|(_, told)| told.lines().next().unwrap().trim().replace(',', "").parse().unwrap()).collect()
+    }
+
+    /// The values that `print` told.
+    fn values(&self) -> Vec<&str> {
+        let told = self.0.iter().filter(|answer| answer.starts_with('$'));
+        told.map(|answer| answer.lines().next().unwrap().split(" = ").nth(1).unwrap()).collect()
+    }
 }
 
-/// The position in an answer to `when`.
-fn position(answer: &str) -> u64 {
-    let (_, position) = answer.split_once("instruction:").unwrap_or_else(|| panic!("no moment in: {answer}"));
-    position.lines().next().unwrap().trim().replace(',', "").parse().unwrap()
-}
+/// Where the kernel prints a character: in a loop.
+const PRINTS: &str = "console:Linux version 6";
 
 #[test]
 fn a_kernel_forwards_and_backwards() {
     for name in BUILDS {
         let place = Place::new();
-        let recorded = record_a_shell(&place, &build(name), "linux");
-        let (read, write) = (address(&recorded, "ksys_read"), address(&recorded, "ksys_write"));
-        let stop = format!("break *{write}");
+        place.record_a_kernel("kernel.tdm", &build(name), "linux");
 
         // Breakpoints and steps: what was gone through forwards is gone through backwards.
-        let at = |answers: &[String], index: usize| position(&answers[index - 1]);
-        let answers = debug(
+        let session = Session::of(
             &place,
-            "console:names\r",
+            PRINTS,
             &[],
-            &[
-                &stop,
-                "continue",
-                "when",
-                "continue",
-                "when",
-                "stepi",
-                "when",
-                "info registers", // 8
-                "stepi",
-                "reverse-stepi",
-                "when",
-                "info registers", // 12
-                "reverse-stepi",
-                "when",
-                "reverse-continue",
-                "when",
-                "reverse-continue",
-                "when", // 18
-                "continue",
-                "when",
-                "print *(long*)$sp = 1",
-                "print $rax = 1",
-                "when", // 23
-            ],
+            "when
+            break *$pc
+            continue
+            when
+            continue
+            when
+            stepi
+            when
+            info registers
+            stepi
+            reverse-stepi
+            when
+            info registers
+            reverse-stepi
+            when
+            reverse-continue
+            when
+            reverse-continue
+            when
+            reverse-continue
+            when
+            continue
+            when
+            print *(long*)$sp = 1
+            print $rax = 1
+            when",
         );
-        let (first, second) = (at(&answers, 3), at(&answers, 5));
-        assert!(answers[1].contains("Breakpoint 1"), "{}", answers[1]);
-        assert!(first < second);
-        assert_eq!(at(&answers, 7), second + 1);
-        assert_eq!(at(&answers, 11), second + 1);
-        assert_eq!(answers[7], answers[11], "the same registers");
-        assert_eq!(at(&answers, 14), second);
-        assert_eq!(at(&answers, 16), first);
-        assert!(at(&answers, 18) < first, "an earlier one");
-        assert_eq!(at(&answers, 20), first);
+        let positions = session.positions();
+        let [begin, first, second, behind, again, back, one, two, three, then, still] = positions[..] else {
+            panic!("{:?}", session.0)
+        };
+        assert!(session.0[2].contains("Breakpoint 1"), "{}", session.0[2]);
+        assert!(begin < first && first < second, "{positions:?}");
+        assert_eq!((behind, again, back), (second + 1, second + 1, second));
+        assert_eq!(session.0[8], session.0[12], "the same registers");
+        assert_eq!((one, two), (first, begin));
+        assert!(three < begin, "an earlier one");
+        assert_eq!(then, begin);
         // A recording can't be changed.
-        assert_eq!(at(&answers, 23), first);
+        assert_eq!(still, begin);
 
-        // The last write of an address. Where a function begins its return address lies on the stack, and the last to
-        // have written there is the call.
-        let value = "print/x *(long*)$slot";
-        let answers = debug(
-            &place,
-            "end",
-            &[],
-            &[
-                "seek 'console:names\r'",
-                &stop,
-                "continue",
-                "when",
-                "set $slot = $sp",
-                value,
-                "delete", // 7
-                "watch -l *(long*)$slot",
-                "reverse-continue",
-                "when",
-                "print $pc",
-                "x/2i $pc",
-                value,
-                "stepi", // 14
-                "when",
-                value,
-                "info registers rip",
-                "print $slot", // 18
-            ],
-        );
-        let (start, write_at) = (at(&answers, 4), at(&answers, 10));
-        assert_eq!(start, first);
-        assert!(write_at < start && start < write_at + 200, "a call, and jumps behind it");
-        assert!(answers[11].contains("call"), "{}", answers[11]);
-        assert_eq!(at(&answers, 15), write_at + 1);
-        let printed = |index: usize| answers[index - 1].split(" = ").nth(1).unwrap().lines().next().unwrap();
-        assert_ne!(printed(13), printed(16), "it changes it");
-        assert_eq!(printed(16), printed(6));
-        let behind = answers[11].lines().nth(1).unwrap().trim().split([':', ' ']).next().unwrap();
-        assert_eq!(printed(16), behind, "it is the address of the instruction behind the call");
-
-        // Forwards from before, each write is met, and the one found is the last before the moment.
-        let slot = answers[17].split("0x").nth(1).unwrap().lines().next().unwrap();
-        let mut commands = vec![format!("watch *(long*)0x{slot}")];
-        commands.extend((0..30).flat_map(|_| words(&["continue", "when"])));
-        let commands: Vec<&str> = commands.iter().map(String::as_str).collect();
-        let answers = debug(&place, &format!("instruction:{}", write_at - 1500), &[], &commands);
-        let mut met: Vec<u64> = answers.iter().skip(2).step_by(2).map(|answer| position(answer)).collect();
-        met.retain(|&at| at <= start);
-        assert_eq!(met.last(), Some(&(write_at + 1)), "{met:?}");
-        // And backwards the same ones.
-        let mut commands = vec![format!("watch *(long*)0x{slot}")];
-        commands.extend((0..met.len()).flat_map(|_| words(&["reverse-continue", "when"])));
-        let commands: Vec<&str> = commands.iter().map(String::as_str).collect();
-        let answers = debug(&place, &format!("instruction:{start}"), &[], &commands);
-        let mut back: Vec<u64> =
-            answers.iter().skip(2).step_by(2).map(|answer| position(answer) + 1).collect();
-        back.reverse();
-        assert_eq!(back, met);
+        the_last_write(&place);
+        what_interrupts_write(&place);
 
         // Both ends.
-        let answers = debug(
+        let session = Session::of(
             &place,
             "end",
             &[],
-            &["stepi", "continue", "reverse-continue", "when", "reverse-stepi", "stepi", "when"],
+            "stepi
+            continue
+            reverse-continue
+            when
+            reverse-stepi
+            stepi
+            when",
         );
-        for index in [1, 2, 3, 5] {
-            assert!(answers[index - 1].contains("No more reverse-execution history"), "{answers:?}");
+        for index in [0, 1, 2, 4] {
+            assert!(session.0[index].contains("No more reverse-execution history"), "{:?}", session.0);
         }
-        assert_eq!((at(&answers, 4), at(&answers, 7)), (0, 1));
+        assert_eq!(session.positions(), [0, 1]);
+
+        // By name, with a file that has the kernel's names where it lay.
+        let address = next_address(&place, PRINTS);
+        let symbols = place.path("names.elf");
+        let (source, object) = (place.path("names.s"), place.path("names.o"));
+        std::fs::write(&source, ".globl prints\n.type prints, @function\nprints: nop\n").unwrap();
+        assert!(Command::new("as").arg(source).arg("-o").arg(&object).status().unwrap().success());
+        let mut ld = Command::new("ld");
+        ld.args(["-Ttext", &address, "-e", &address, "-o"]).arg(&symbols).arg(&object);
+        assert!(ld.status().unwrap().success());
+        let symbols = symbols.display().to_string();
+        let session = Session::of(
+            &place,
+            PRINTS,
+            &["--symbols", &symbols],
+            "break *prints
+            continue
+            when",
+        );
+        assert!(session.0[1].contains("prints"), "{:?}", session.0);
+        assert_eq!(session.positions(), [first]);
 
         if name == "debian-7.2" {
             // Of an instruction that is executed often, the last time: as the probe counts it (which can't tell the
             // addresses of one page apart from QEMU 8.0 on).
-            let hot = &read;
-            let answers = debug(&place, "end", &[], &[&format!("break *{hot}"), "reverse-continue", "when"]);
-            let counted = place.run(&["replay", "shell.tdm", "--at", &format!("pc:{hot}#99999999")]);
+            let session =
+                Session::of(&place, "end", &[], &format!("break *{address}\nreverse-continue\nwhen"));
+            let counted = place.run(&["replay", "kernel.tdm", "--at", &format!("pc:{address}#99999999")]);
             let times = counted.err.split(" times").next().unwrap().rsplit(' ').next().unwrap().to_owned();
             assert!(times.parse::<u64>().unwrap() > 200, "{}", counted.err);
-            let last = place.run(&["replay", "shell.tdm", "--at", &format!("pc:{hot}#{times}")]);
-            let counted = last.out.split(", instruction ").nth(1).unwrap().split(' ').next().unwrap();
-            assert_eq!(at(&answers, 3), counted.replace(',', "").parse::<u64>().unwrap());
+            let last = place.at("kernel.tdm", &[&format!("pc:{address}#{times}")]);
+            assert_eq!(session.positions(), [last[0].position]);
 
             ctrl_c(&place);
         }
-
-        // By name, with a file that has the kernel's names where it lay.
-        let symbols = place.path("names.elf");
-        let (source, object) = (place.path("names.s"), place.path("names.o"));
-        std::fs::write(&source, ".globl ksys_write\n.type ksys_write, @function\nksys_write: nop\n").unwrap();
-        assert!(Command::new("as").arg(source).arg("-o").arg(&object).status().unwrap().success());
-        let mut ld = Command::new("ld");
-        ld.args(["-Ttext", &write, "-e", &write, "-o"]).arg(&symbols).arg(&object);
-        assert!(ld.status().unwrap().success());
-        let symbols = symbols.display().to_string();
-        let answers = debug(
-            &place,
-            "console:names\r",
-            &["--symbols", &symbols],
-            &["break *ksys_write", "continue", "when"],
-        );
-        assert!(answers[1].contains("ksys_write"), "{answers:?}");
-        assert_eq!(at(&answers, 3), first);
         assert_eq!(place.left().1, words(&[]));
+    }
+}
+
+/// The address of the next instruction at a moment.
+fn next_address(place: &Place, moment: &str) -> String {
+    let shown = place.at("kernel.tdm", &[moment]);
+    let line = shown[0].state.lines().find(|line| line.starts_with("0x")).unwrap();
+    line.split_whitespace().next().unwrap().to_owned()
+}
+
+/// The last write to some words on the stack: nothing is written there between the instruction that is found and the
+/// moment from which it was looked for, and each write that is met on the way back is met again on the way forward.
+fn the_last_write(place: &Place) {
+    for word in ["(long*)$sp", "(long*)$sp+1", "(int*)$sp+5"] {
+        let session = Session::of(
+            place,
+            PRINTS,
+            &[],
+            &format!(
+                "when
+                set $word = {word}
+                print *$word
+                watch -l *$word
+                reverse-continue
+                when
+                print *$word
+                stepi
+                when
+                print *$word
+                reverse-continue
+                reverse-continue
+                when
+                reverse-continue
+                when
+                continue
+                when
+                continue
+                when
+                continue
+                when
+                print *$word
+                continue
+                when"
+            ),
+        );
+        let positions = session.positions();
+        let [start, last, behind, older, oldest, one, two, three, beyond] = positions[..] else {
+            panic!("{:?}", session.0)
+        };
+        assert!(oldest < older && older < last && last < start, "{positions:?}");
+        // Forwards a write is told behind it.
+        assert_eq!(behind, last + 1);
+        assert_eq!([one, two, three], [oldest + 1, older + 1, last + 1], "{positions:?}");
+        assert!(beyond > start, "{positions:?}: nothing is written between {last} and {start}");
+        let [at_start, before, after, at_last] = session.values()[..] else { panic!("{:?}", session.0) };
+        assert_ne!(before, after, "it changes it");
+        assert_eq!((at_start, at_last), (after, after));
+    }
+}
+
+/// What the processor itself writes when it takes an interrupt or an exception: the place that it will come back to.
+fn what_interrupts_write(place: &Place) {
+    // A page fault of the kernel's, by which it finds itself in memory; its `int3`, by which it tries itself; a device.
+    let exceptions = place.icounts("kernel.tdm", "exception");
+    let [.., fault, trap] = exceptions[..] else { panic!("{exceptions:?}") };
+    let interrupt = *place.icounts("kernel.tdm", "interrupt").last().unwrap();
+    for (moment, behind) in [(fault, 1), (trap, 0), (interrupt, 0)] {
+        let handler = place.at("kernel.tdm", &[&moment.to_string()])[0].position + behind;
+        let (near, far, before_it) = (handler + 10, handler - 2, handler - 1);
+        let session = Session::of(
+            place,
+            &format!("instruction:{handler}"),
+            &[],
+            &format!(
+                "set $word = (long*)$sp
+                print *$word
+                seek instruction:{}
+                watch -l *$word
+                reverse-continue
+                when
+                print *$word
+                continue
+                when
+                print *$word
+                reverse-stepi
+                when
+                stepi
+                when
+                seek instruction:{}
+                continue
+                when",
+                near, far
+            ),
+        );
+        let [told, before, after] = session.values()[..] else { panic!("{:?}", session.0) };
+        assert_ne!(before, after, "at {moment}: {:?}", session.0);
+        assert_eq!(told, after);
+        let at = [near, before_it, handler, before_it, handler, far, handler];
+        assert_eq!(session.positions(), at, "at {moment}: {:?}", session.0);
     }
 }
 
@@ -229,48 +269,42 @@ fn a_kernel_forwards_and_backwards() {
 fn a_kernel_for_arm() {
     for version in BUILDS {
         let place = Place::new();
-        let recorded = record_a_shell(&place, &build(&format!("{version}-aarch64")), "linux-aarch64");
-        let stop = format!("break *{}", address(&recorded, "ksys_write"));
-        let slot = "print *(long*)$slot";
-        let answers = debug(
+        place.record_a_kernel("kernel.tdm", &build(&format!("{version}-aarch64")), "linux-aarch64");
+        let session = Session::of(
             &place,
-            "console:names\r",
+            PRINTS,
             &[],
-            &[
-                &stop,
-                "continue",
-                "when",
-                "delete",
-                "set $slot = $sp",
-                slot,
-                "watch -l *(long*)$slot", // 7
-                "reverse-continue",
-                "when",
-                slot,
-                "x/i $pc",
-                "stepi",
-                "when",
-                slot, // 14
-                "reverse-stepi",
-                "reverse-stepi",
-                "when",
-                "delete",
-                "stepi",
-                "when",
-                "stepi",
-                "when", // 22
-            ],
+            "break *$pc
+            continue
+            when
+            delete
+            set $slot = (long*)$sp
+            print *$slot
+            watch -l *$slot
+            reverse-continue
+            when
+            print *$slot
+            x/i $pc
+            stepi
+            when
+            print *$slot
+            reverse-stepi
+            reverse-stepi
+            when
+            delete
+            stepi
+            when
+            stepi
+            when",
         );
-        let at = |index: usize| position(&answers[index - 1]);
-        let printed =
-            |index: usize| answers[index - 1].split(" = ").nth(1).unwrap().lines().next().unwrap().to_owned();
-        assert!(at(9) < at(3));
-        assert!(answers[10].contains("st"), "it stores: {}", answers[10]);
-        assert_eq!(at(13), at(9) + 1);
-        assert_ne!(printed(10), printed(14), "{} changes it", answers[10]);
-        assert_eq!(printed(14), printed(6), "nothing behind it does");
-        assert!(at(17) < at(9));
-        assert_eq!((at(20), at(22)), (at(17) + 1, at(17) + 2));
+        let positions = session.positions();
+        let [start, last, behind, back, one, two] = positions[..] else { panic!("{:?}", session.0) };
+        assert!(back < last && last < start, "{positions:?}");
+        assert!(session.0[10].contains("st"), "it stores: {}", session.0[10]);
+        assert_eq!((behind, one, two), (last + 1, back + 1, back + 2));
+        let [at_start, before, after] = session.values()[..] else { panic!("{:?}", session.0) };
+        assert_ne!(before, after, "{} changes it", session.0[10]);
+        assert_eq!(after, at_start, "nothing behind it does");
     }
 }
 
@@ -301,7 +335,7 @@ fn say(to: &mut TcpStream, packet: &str) {
 
 /// Has the guest go back all the way to look for what is not there, and says that it is enough.
 fn ctrl_c(place: &Place) {
-    let (tandem, port) = wait_for_gdb(place, "shell.tdm", "end-1000");
+    let (tandem, port) = wait_for_gdb(place, "kernel.tdm", "end-1000");
     let mut gdb = TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
     gdb.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     say(&mut gdb, "Z0,123456,1");

@@ -70,6 +70,22 @@ pub enum Start<'f> {
 /// gives one block to several mappings of (x86, aarch64, RISC-V).
 const PAGE: u64 = 1 << 12;
 
+/// x86's `hlt`, as the stub tells memory.
+const HALT: &[u8] = b"f4";
+
+/// x86's `int3`, `int`, `into` and `int1`: they are retired, and their exception is taken before anything else.
+const TRAPS: [&[u8]; 4] = [b"cc", b"cd", b"ce", b"f1"];
+
+/// How an instruction ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ends {
+    Plainly,
+    /// The processor waits for an interrupt, and takes it within the step that made it wait.
+    Waiting,
+    /// The processor takes an exception that comes behind an instruction, within the same step.
+    Trapping,
+}
+
 /// The name of the state in an image.
 const STATE: &str = "tandem";
 
@@ -299,6 +315,30 @@ impl<'a> Machine<'a> {
         matches!(&*self.run.target, "aarch64" | "arm")
     }
 
+    /// Whether the processor writes to memory when it takes an interrupt or an exception.
+    #[must_use]
+    pub fn delivers_through_memory(&self) -> bool {
+        matches!(&*self.run.target, "x86_64" | "i386")
+    }
+
+    /// What comes with the next instruction, where the log has a delivery right behind it.
+    ///
+    /// # Errors
+    /// Where QEMU is gone.
+    pub fn next_ends(&mut self) -> Result<Ends, Error> {
+        if !self.delivers_through_memory() {
+            return Ok(Ends::Plainly);
+        }
+        let text = self.registers()?;
+        let next = registers::next(&text).ok_or_else(|| Self::unread(&text))?;
+        let code = self.ask(&format!("m{next:x},1"))?;
+        Ok(match &*code {
+            HALT => Ends::Waiting,
+            code if TRAPS.contains(&code) || registers::traces(&text) => Ends::Trapping,
+            _ => Ends::Plainly,
+        })
+    }
+
     /// What QEMU's gdb stub answers to `packet`, which must not make the guest run.
     ///
     /// # Errors
@@ -411,7 +451,11 @@ impl<'a> Machine<'a> {
     /// Where QEMU is gone, or the target is none of those known.
     pub fn next_address(&mut self) -> Result<u64, Error> {
         let text = self.registers()?;
-        registers::next(&text).ok_or_else(|| Error::Registers(text.chars().take(60).collect()))
+        registers::next(&text).ok_or_else(|| Self::unread(&text))
+    }
+
+    fn unread(registers: &str) -> Error {
+        Error::Registers(registers.chars().take(60).collect())
     }
 
     /// The next `count` instructions as QEMU disassembles them, a line each with its address; fewer where memory ends.

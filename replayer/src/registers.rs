@@ -16,6 +16,12 @@ pub fn next(text: &str) -> Option<u64> {
     })
 }
 
+/// Whether an x86 processor raises an exception behind each instruction (the trap flag).
+#[must_use]
+pub fn traces(text: &str) -> bool {
+    value(text, " RFL=").or_else(|| value(text, " EFL=")).is_some_and(|flags| flags & 0x100 != 0)
+}
+
 /// The hexadecimal number behind `name`.
 fn value(text: &str, name: &str) -> Option<u64> {
     let (_, rest) = text.split_once(name)?;
@@ -25,7 +31,7 @@ fn value(text: &str, name: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::next;
+    use super::{next, traces};
 
     #[test]
     fn each_target_says_where_it_is() {
@@ -39,5 +45,7 @@ mod tests {
             Some(0xffff_ffff_8000_1234)
         );
         assert_eq!(next("nothing of the kind"), None);
+        assert!(!traces(long) && !traces(real) && !traces(""));
+        assert!(traces("RIP=ffffffffa67ce1db RFL=00000302 [-------] CPL=0\n"));
     }
 }

@@ -10,6 +10,8 @@
 //! and each interrupt is taken by one more. A processor that waits takes its interrupt within the step that made it wait:
 //! then one step too many executes an instruction, which the position shows, and the way is gone again with one less.
 
+mod backward;
+mod deliveries;
 pub mod travel;
 
 use std::ops::ControlFlow;
@@ -19,7 +21,8 @@ use recorder::log::event::Event;
 use recorder::reader::{self, Reader};
 use trace::message::{CHUNK, Watch};
 
-use crate::machine::{self, Machine, Setting, Start, Stop, Told};
+use self::deliveries::Known;
+use crate::machine::{self, Ends, Machine, Setting, Start, Stop, Told};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -45,34 +48,6 @@ pub enum Error {
     Unreachable { wanted: u64, icount: u64, position: u64 },
 }
 
-/// What the log has at one icount, as far as it decides what the next instruction is: how many interrupts are taken
-/// before the first exception there, between it and the second, and so on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Deliveries(Vec<usize>);
-
-impl Deliveries {
-    fn at(recording: &mut Reader, icount: u64) -> Result<Self, reader::Error> {
-        let mut groups = vec![0];
-        recording.events(icount, |at, event| {
-            if at > icount {
-                return ControlFlow::Break(());
-            }
-            match event {
-                Event::Interrupt => *groups.last_mut().unwrap_or(&mut 0) += 1,
-                Event::Exception => groups.push(0),
-                _ => {}
-            }
-            ControlFlow::Continue(())
-        })?;
-        Ok(Deliveries(groups))
-    }
-
-    /// Whether QEMU's own stop at the icount is one state.
-    fn is_plain(&self) -> bool {
-        self.0 == [0]
-    }
-}
-
 /// What was looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Found {
@@ -87,13 +62,34 @@ pub struct Seeker<'a> {
     recording: &'a mut Reader,
     setting: Setting<'a>,
     machine: Option<Machine<'a>>,
+    /// How many exceptions have been taken where the machine stands since the last instruction was retired.
+    faults: usize,
+    uses_checkpoints: bool,
+    known: Known,
     /// Told how far a machine has run, now and then.
     progress: &'a mut dyn FnMut(u64),
 }
 
+/// So many instructions take longer than to start a machine from a checkpoint.
+const WORTH: u64 = 100_000_000;
+
 impl<'a> Seeker<'a> {
     pub fn new(recording: &'a mut Reader, setting: Setting<'a>, progress: &'a mut dyn FnMut(u64)) -> Self {
-        Seeker { recording, setting, machine: None, progress }
+        Seeker {
+            recording,
+            setting,
+            machine: None,
+            faults: 0,
+            uses_checkpoints: true,
+            known: Known::default(),
+            progress,
+        }
+    }
+
+    /// Has every way begin where the recording does.
+    #[must_use]
+    pub fn without_checkpoints(self) -> Self {
+        Seeker { uses_checkpoints: false, ..self }
     }
 
     #[must_use]
@@ -121,25 +117,38 @@ impl<'a> Seeker<'a> {
     fn nearest(&mut self, icount: u64, position: u64, watch: Watch) -> Result<Machine<'a>, Error> {
         // Two QEMUs at a time are one too many.
         self.machine = None;
+        self.faults = 0;
+        let Some((icount, checkpoint)) = self.checkpoint(icount, position)? else {
+            return Ok(Machine::start(self.setting, Start::Beginning, watch)?);
+        };
+        let mut files = Vec::new();
+        for image in &checkpoint.images {
+            let file = tempfile::tempfile()?;
+            self.recording.restore(icount, image, &file)?;
+            files.push(file);
+        }
+        let Checkpoint { point, rearms, .. } = checkpoint;
+        let start = match files.split_first() {
+            Some((machine, drives)) => Start::Kept { machine, drives, point, rearms },
+            None => Start::Beginning,
+        };
+        Ok(Machine::start(self.setting, start, watch)?)
+    }
+
+    /// The last checkpoint that is not behind `icount` or `position`, and its icount.
+    fn checkpoint(&mut self, icount: u64, position: u64) -> Result<Option<(u64, Checkpoint)>, Error> {
+        if !self.uses_checkpoints {
+            return Ok(None);
+        }
         let mut before = self.recording.checkpoints();
         before.retain(|&checkpoint| checkpoint <= icount);
         while let Some(icount) = before.pop() {
             let Some(checkpoint) = self.recording.checkpoint(icount)? else { continue };
-            if checkpoint.build != self.setting.build.sha256 || checkpoint.point.position > position {
-                continue;
+            if checkpoint.build == self.setting.build.sha256 && checkpoint.point.position <= position {
+                return Ok(Some((icount, checkpoint)));
             }
-            let mut files = Vec::new();
-            for image in &checkpoint.images {
-                let file = tempfile::tempfile()?;
-                self.recording.restore(icount, image, &file)?;
-                files.push(file);
-            }
-            let Some((machine, drives)) = files.split_first() else { continue };
-            let Checkpoint { point, rearms, .. } = checkpoint;
-            let start = Start::Kept { machine, drives, point, rearms };
-            return Ok(Machine::start(self.setting, start, watch)?);
         }
-        Ok(Machine::start(self.setting, Start::Beginning, watch)?)
+        Ok(None)
     }
 
     /// Goes to the moment at which `icount` instructions are retired.
@@ -151,18 +160,19 @@ impl<'a> Seeker<'a> {
         if icount > end {
             return Err(Error::Behind { wanted: icount, end });
         }
-        let deliveries = Deliveries::at(self.recording, icount)?;
+        let deliveries = self.deliveries(icount)?;
         if icount == 0 || deliveries.is_plain() {
-            self.at_most(icount)?;
+            self.come_near(icount, u64::MAX)?;
             return self.run_to(icount);
         }
-        for deliveries in (0..=deliveries.0[0]).rev() {
-            self.at_most(icount - 1)?;
+        for fewer in 0.. {
+            self.come_near(icount - 1, u64::MAX)?;
             self.run_to(icount - 1)?;
             while self.machine()?.icount() < icount {
                 self.step()?;
             }
-            if self.take(deliveries)? {
+            let interrupts = deliveries.interrupts(self.faults).saturating_sub(fewer);
+            if self.take(interrupts)? || interrupts == 0 {
                 break;
             }
         }
@@ -174,11 +184,8 @@ impl<'a> Seeker<'a> {
     /// # Errors
     /// As [`to`](Self::to).
     pub fn to_position(&mut self, position: u64) -> Result<(), Error> {
-        if self.machine()?.position()? > position {
-            // No position is less than its icount.
-            let machine = self.nearest(position, position, Watch::default())?;
-            self.machine = Some(machine);
-        }
+        // No position is less than its icount.
+        self.come_near(position, position)?;
         // By leaps as long as no fault on the way can make them too long.
         loop {
             let machine = self.machine()?;
@@ -192,7 +199,6 @@ impl<'a> Seeker<'a> {
         }
         let icount = self.machine()?.icount();
         self.to(icount)?;
-        let mut faults = 0;
         loop {
             let machine = self.machine()?;
             let (icount, now) = (machine.icount(), machine.position()?);
@@ -203,9 +209,8 @@ impl<'a> Seeker<'a> {
                 return Err(Error::Unreachable { wanted: position, icount, position: now });
             }
             self.step()?;
-            faults = if self.machine()?.icount() == icount { faults + 1 } else { 0 };
             let here = self.machine()?.icount();
-            let deliveries = Deliveries::at(self.recording, here)?.0.get(faults).copied().unwrap_or(0);
+            let deliveries = self.deliveries(here)?.interrupts(self.faults);
             if deliveries > 0 && !self.take(deliveries)? {
                 self.to(here)?;
             }
@@ -232,19 +237,34 @@ impl<'a> Seeker<'a> {
         Ok(Found { wanted: found, seen })
     }
 
-    /// Makes sure that the machine stands at `icount` or before.
-    fn at_most(&mut self, icount: u64) -> Result<(), Error> {
-        if self.machine.as_ref().is_none_or(|machine| machine.icount() > icount) {
-            let machine = self.nearest(icount, u64::MAX, Watch::default())?;
-            self.machine = Some(machine);
+    /// Makes sure that the machine does not stand behind `icount` or `position`, nor far before.
+    fn come_near(&mut self, icount: u64, position: u64) -> Result<(), Error> {
+        let stands = match &mut self.machine {
+            Some(machine) if machine.icount() <= icount => {
+                (machine.position()? <= position).then_some(machine.icount())
+            }
+            _ => None,
+        };
+        if let Some(at) = stands {
+            let far = icount > at + WORTH;
+            if !far || self.checkpoint(icount, position)?.is_none_or(|(ahead, _)| ahead <= at + WORTH) {
+                return Ok(());
+            }
         }
+        let machine = self.nearest(icount, position, Watch::default())?;
+        self.machine = Some(machine);
         Ok(())
     }
 
     fn run_to(&mut self, icount: u64) -> Result<(), Error> {
         self.machine()?;
-        let Seeker { recording, progress, machine: Some(machine), .. } = self else { return Ok(()) };
-        match machine.run_to(icount, &mut |told| check(recording, progress, told))? {
+        let Seeker { recording, progress, machine: Some(machine), faults, .. } = self else { return Ok(()) };
+        let begin = machine.icount();
+        let stop = machine.run_to(icount, &mut |told| check(recording, progress, told))?;
+        if machine.icount() > begin {
+            *faults = 0;
+        }
+        match stop {
             Stop::Ended => Err(Error::Ended { at: machine.icount(), wanted: icount }),
             Stop::Reached | Stop::Told => Ok(()),
         }
@@ -252,9 +272,17 @@ impl<'a> Seeker<'a> {
 
     /// Executes one instruction, or takes one interrupt or exception.
     fn step(&mut self) -> Result<(), Error> {
-        self.machine()?;
+        let before = self.place()?;
+        let traps =
+            self.deliveries(before.icount + 1)?.faults(0) && self.machine()?.next_ends()? == Ends::Trapping;
         let Seeker { recording, progress, machine: Some(machine), .. } = self else { return Ok(()) };
         machine.step(&mut |told| check(recording, progress, told))?;
+        let now = self.place()?;
+        if now.icount > before.icount {
+            self.faults = usize::from(traps);
+        } else if now.position > before.position {
+            self.faults += 1;
+        }
         Ok(())
     }
 

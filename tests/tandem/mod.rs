@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+pub mod moments;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -75,6 +77,14 @@ impl Place {
 
     pub fn run<S: AsRef<str>>(&self, arguments: &[S]) -> Ran {
         Ran::of(self.command(arguments).output().unwrap())
+    }
+
+    /// Records the beginning of a kernel, up to where it takes interrupts.
+    pub fn record_a_kernel(&self, file: &str, build: &str, guest_name: &str) -> Ran {
+        let line = words(&["record", "-o", file, "--until", "PF_NETLINK", "--", build]);
+        let ran = self.run(&[line, guest(guest_name)].concat());
+        ran.ends_with(0);
+        ran
     }
 
     pub fn run_with<S: AsRef<str>>(&self, variable: (&str, &str), arguments: &[S]) -> Ran {

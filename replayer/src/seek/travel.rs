@@ -1,17 +1,8 @@
-//! Runs from where the machine stands to the next break, or back to the last one.
-//!
-//! Forwards QEMU's own stub stops. Backwards there is nothing of QEMU's that could be relied on: the replay is run
-//! again from a checkpoint, its stops are noted, and the last before the moment where it began is gone to. What a stop
-//! means is the same both ways, because it is the same stop.
-//!
-//! Of an instruction that is executed a million times not each stop is noted. After [`ENOUGH`] of them half of what is
-//! left is leapt over; where nothing is behind the leap, what was leapt over is looked at again.
+//! Makes steps, and runs from where the machine stands to the next break, where QEMU's own stub stops.
 
 use std::sync::atomic::Ordering;
 
-use trace::message::Watch;
-
-use super::{Deliveries, Error, Seeker, check};
+use super::{Error, Seeker, check};
 use crate::breaks::{Break, Kind};
 use crate::machine::{self, Stop};
 
@@ -34,30 +25,15 @@ pub enum Arrival {
     Interrupted,
 }
 
-/// A stop that was seen on the way to a moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Hit {
-    /// How many instructions are before the one that it is about.
-    position: u64,
-    icount: u64,
-    arrival: Arrival,
-}
-
-/// How many stops are noted before a leap.
-const ENOUGH: u32 = 64;
-
-/// Fewer instructions than these are not leapt over.
-const NEAR: u64 = 4096;
-
 /// A place on the way: by position, and by icount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    position: u64,
-    icount: u64,
+pub(super) struct Place {
+    pub(super) position: u64,
+    pub(super) icount: u64,
 }
 
 impl Seeker<'_> {
-    fn place(&mut self) -> Result<Place, Error> {
+    pub(super) fn place(&mut self) -> Result<Place, Error> {
         let machine = self.machine()?;
         Ok(Place { position: machine.position()?, icount: machine.icount() })
     }
@@ -71,12 +47,9 @@ impl Seeker<'_> {
         if place.icount >= self.recording.ending.icount {
             return Ok(Arrival::End);
         }
-        let watched = self.step_over(breaks)?;
-        let now = self.place()?;
-        let plain = Deliveries::at(self.recording, now.icount)?.is_plain();
-        // Where a processor tells an access before it is made, the instruction has not been executed.
-        if now.position != place.position + 1 && watched.is_none() || !plain {
-            self.to_position(if watched.is_some() { now.position } else { place.position + 1 })?;
+        let watched = self.advance(breaks)?;
+        if watched.is_none() {
+            self.to_position(place.position + 1)?;
         }
         Ok(watched.map_or(Arrival::Step, |(kind, address)| Arrival::Watch { kind, address }))
     }
@@ -91,7 +64,7 @@ impl Seeker<'_> {
         if !breaks.iter().any(Break::is_watch) {
             return Ok(Arrival::Step);
         }
-        let watched = self.step_over(breaks)?;
+        let watched = self.advance(breaks)?;
         let behind = watched.is_some() && self.machine()?.tells_before();
         self.to_position(before + u64::from(behind))?;
         Ok(watched.map_or(Arrival::Step, |(kind, address)| Arrival::Watch { kind, address }))
@@ -110,41 +83,38 @@ impl Seeker<'_> {
             if self.machine()?.icount() >= end {
                 return Ok(Arrival::End);
             }
-            match self.run_on(end, breaks) {
-                Ok(()) => {}
+            match self.on_to_a_stop(end, breaks) {
+                Ok(Some((kind, address))) => return Ok(Arrival::Watch { kind, address }),
+                Ok(None) => {}
                 Err(Error::Machine(machine::Error::Interrupted(_))) => {
                     self.halt(breaks)?;
+                    if self.may_swallow(breaks)? {
+                        let here = self.place()?.position;
+                        self.again_to(here)?;
+                    }
                     self.settle()?;
                     return Ok(Arrival::Interrupted);
                 }
                 Err(error) => return Err(error),
             }
-            let watched = self.machine()?.watched();
-            let icount = self.machine()?.icount();
-            if icount >= end {
-                self.to(end)?;
-            } else {
-                self.settle()?;
-            }
-            if let Some((kind, address)) = watched {
-                return Ok(Arrival::Watch { kind, address });
-            }
         }
     }
 
-    /// Goes back to the last break before, or to the beginning.
-    ///
-    /// # Errors
-    /// As [`to`](Self::to).
-    pub fn backward(&mut self, breaks: &[Break]) -> Result<Arrival, Error> {
-        let start = self.place()?;
-        match self.backward_from(start, breaks) {
-            Err(Error::Machine(machine::Error::Interrupted(_))) => {
-                self.again_to(start.position)?;
-                Ok(Arrival::Interrupted)
-            }
-            arrival => arrival,
+    /// Runs to `end`, to a break, or a part of the way, and stands at a moment then; tells an access to watched memory.
+    fn on_to_a_stop(&mut self, end: u64, breaks: &[Break]) -> Result<Option<(Kind, u64)>, Error> {
+        let clear = self.clear_way(breaks, end)?;
+        if clear <= self.machine()?.icount() {
+            return self.advance(breaks);
         }
+        self.run_on(clear, breaks)?;
+        let machine = self.machine()?;
+        let watched = machine.watched();
+        if machine.icount() >= end {
+            self.to(end)?;
+        } else {
+            self.settle()?;
+        }
+        Ok(watched)
     }
 
     /// Goes to a position with a machine of its own, because the way of the last one was given up.
@@ -157,105 +127,8 @@ impl Seeker<'_> {
         self.to_position(position)
     }
 
-    fn backward_from(&mut self, start: Place, breaks: &[Break]) -> Result<Arrival, Error> {
-        let mut upper = start;
-        // Without a break there is nothing to look for.
-        while let (Some(last), [_, ..]) = (upper.position.checked_sub(1), breaks) {
-            let machine = self.nearest(upper.icount, last, Watch::default())?;
-            self.machine = Some(machine);
-            let lower = self.place()?;
-            if let Some(hit) = self.last_hit(upper, breaks)? {
-                let is_watch = matches!(hit.arrival, Arrival::Watch { .. });
-                let behind = is_watch && self.machine()?.tells_before();
-                self.to_position(hit.position + u64::from(behind))?;
-                return Ok(hit.arrival);
-            }
-            upper = lower;
-        }
-        self.to_position(0)?;
-        Ok(Arrival::Beginning)
-    }
-
-    /// The last stop from where the machine stands up to `upper`, which is not included.
-    fn last_hit(&mut self, mut upper: Place, breaks: &[Break]) -> Result<Option<Hit>, Error> {
-        loop {
-            let mut last: Option<Hit> = None;
-            // Where the last leap began, and where it ended.
-            let mut leap: Option<(Hit, Place)> = None;
-            let mut count = 0;
-            loop {
-                let place = self.place()?;
-                if place >= upper {
-                    break;
-                }
-                if self.setting.interrupts.load(Ordering::Relaxed) > 0 {
-                    return Err(machine::Error::Interrupted(place.icount).into());
-                }
-                if let Some(hit) = self.next_hit(upper, breaks)? {
-                    last = Some(hit);
-                    count += 1;
-                }
-                let place = self.place()?;
-                let left = upper.icount.saturating_sub(place.icount);
-                if let (Some(hit), ENOUGH.., NEAR..) = (last, count, left) {
-                    self.run_to(place.icount + left / 2)?;
-                    leap = Some((hit, self.place()?));
-                    (last, count) = (None, 0);
-                }
-            }
-            match (last, leap) {
-                (None, Some((hit, behind))) => {
-                    // The last is between the two, if it is not the one that was seen.
-                    let lower = Place { position: hit.position, icount: hit.icount };
-                    upper = behind;
-                    let machine = self.nearest(lower.icount, lower.position, Watch::default())?;
-                    self.machine = Some(machine);
-                    if self.place()? < lower {
-                        self.run_to(lower.icount)?;
-                    }
-                    if self.place()?.position > lower.position {
-                        self.to_position(lower.position)?;
-                    }
-                }
-                (last, _) => return Ok(last),
-            }
-        }
-    }
-
-    /// Runs to the next stop before `upper` and over its instruction; or to `upper`, or a little beyond.
-    fn next_hit(&mut self, upper: Place, breaks: &[Break]) -> Result<Option<Hit>, Error> {
-        let mut watched = None;
-        if !self.at_break(breaks)? {
-            self.run_on(upper.icount, breaks)?;
-            watched = self.machine()?.watched();
-        }
-        let place = self.place()?;
-        let hit = |position, icount, (kind, address)| {
-            Some(Hit { position, icount, arrival: Arrival::Watch { kind, address } })
-                .filter(|hit| hit.position < upper.position)
-        };
-        // Behind the access, as on x86, or before it, as on Arm: then it is still to be made.
-        let before = self.machine()?.tells_before();
-        if let (Some(watched), false) = (watched, before) {
-            return Ok(hit(place.position - 1, place.icount.saturating_sub(1), watched));
-        }
-        let at_break = self.at_break(breaks)?;
-        if place >= upper {
-            return Ok(None);
-        }
-        let accessed = self.step_over(if before { &[] } else { breaks })?;
-        let started = self.place()?.position > place.position;
-        Ok(match watched.or(accessed) {
-            Some(watched) if started => hit(place.position, place.icount, watched),
-            // An interrupt was taken in its place.
-            _ if !started || !at_break => None,
-            _ if place.position >= upper.position => None,
-            _ => Some(Hit { position: place.position, icount: place.icount, arrival: Arrival::Break }),
-        })
-    }
-
     /// Whether the next instruction has a break.
-    fn at_break(&mut self, breaks: &[Break]) -> Result<bool, Error> {
+    pub(super) fn at_break(&mut self, breaks: &[Break]) -> Result<bool, Error> {
         if breaks.iter().all(Break::is_watch) {
             return Ok(false);
         }
@@ -263,15 +136,31 @@ impl Seeker<'_> {
         Ok(breaks.iter().any(|stop| !stop.is_watch() && stop.address == next))
     }
 
-    /// Runs to `icount` or to a break on the way. An interrupted machine runs on, with the breaks set.
-    fn run_on(&mut self, icount: u64, breaks: &[Break]) -> Result<(), Error> {
+    /// Whether QEMU may keep to itself that a watchpoint was hit.
+    ///
+    /// Where a processor tells an access behind it and the instruction is the last before the icount at which QEMU shall
+    /// stop, the one stop swallows the other, and the access is told at once when the guest runs again: by a watchpoint
+    /// that may be gone by then (`gdb_vm_state_change` in gdbstub, 7.2 and 10.0, looks for one only where a breakpoint
+    /// has stopped the machine).
+    pub(super) fn may_swallow(&mut self, breaks: &[Break]) -> Result<bool, Error> {
+        Ok(breaks.iter().any(Break::is_watch) && !self.machine()?.tells_before())
+    }
+
+    /// Runs to `icount` or to a break on the way; or one instruction beyond, where only that shows what has been
+    /// accessed before. An interrupted machine runs on, with the breaks set.
+    pub(super) fn run_on(&mut self, icount: u64, breaks: &[Break]) -> Result<(), Error> {
         self.machine()?.set(breaks, true)?;
         let mut again = 0;
         loop {
-            let Seeker { recording, progress, machine: Some(machine), .. } = self else { return Ok(()) };
+            let Seeker { recording, progress, machine: Some(machine), faults, .. } = self else {
+                return Ok(());
+            };
             let begin = machine.icount();
             let stop = machine.run_to(icount, &mut |told| check(recording, progress, told))?;
             let at = machine.icount();
+            if at > begin {
+                *faults = 0;
+            }
             // Behind a step that a watchpoint has ended QEMU stops a second time at once.
             if stop != Stop::Ended || machine.watched().is_some() || self.at_break(breaks)? {
                 break;
@@ -279,6 +168,16 @@ impl Seeker<'_> {
             again += 1;
             if at != begin || again > 2 {
                 return Err(Error::Ended { at, wanted: icount });
+            }
+        }
+        let machine = self.machine()?;
+        if machine.icount() == icount && machine.watched().is_none() && self.may_swallow(breaks)? {
+            if self.at_break(breaks)? {
+                // Stops again at once, by the one or the other.
+                let Seeker { recording, progress, machine: Some(machine), .. } = self else { return Ok(()) };
+                machine.run_to(icount + 1, &mut |told| check(recording, progress, told))?;
+            } else {
+                self.step()?;
             }
         }
         Ok(self.machine()?.set(breaks, false)?)
@@ -293,7 +192,7 @@ impl Seeker<'_> {
     }
 
     /// Executes one instruction or takes one interrupt; tells an access to watched memory.
-    fn step_over(&mut self, breaks: &[Break]) -> Result<Option<(Kind, u64)>, Error> {
+    pub(super) fn step_over(&mut self, breaks: &[Break]) -> Result<Option<(Kind, u64)>, Error> {
         let watches: Vec<Break> = breaks.iter().filter(|stop| stop.is_watch()).copied().collect();
         self.machine()?.set(&watches, true)?;
         self.step()?;
@@ -305,7 +204,7 @@ impl Seeker<'_> {
     /// Takes what the log has where the machine stands, so that it is a moment.
     fn settle(&mut self) -> Result<(), Error> {
         let place = self.place()?;
-        if Deliveries::at(self.recording, place.icount)?.is_plain() {
+        if self.deliveries(place.icount)?.is_plain() {
             return Ok(());
         }
         self.to_position(place.position)
