@@ -48,7 +48,7 @@ impl Seeker<'_> {
             return Ok(Arrival::End);
         }
         let watched = self.advance(breaks)?;
-        if watched.is_none() {
+        if watched.is_none() && self.place()?.position != place.position + 1 {
             self.to_position(place.position + 1)?;
         }
         Ok(watched.map_or(Arrival::Step, |(kind, address)| Arrival::Watch { kind, address }))
