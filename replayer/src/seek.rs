@@ -168,10 +168,11 @@ impl<'a> Seeker<'a> {
         for fewer in 0.. {
             self.come_near(icount - 1, u64::MAX)?;
             self.run_to(icount - 1)?;
+            let waits = self.machine()?.next_ends()? == Ends::Waiting;
             while self.machine()?.icount() < icount {
                 self.step()?;
             }
-            let interrupts = deliveries.interrupts(self.faults).saturating_sub(fewer);
+            let interrupts = deliveries.interrupts(self.faults).saturating_sub(fewer + usize::from(waits));
             if self.take(interrupts)? || interrupts == 0 {
                 break;
             }

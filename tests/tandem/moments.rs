@@ -31,7 +31,15 @@ fn shown(out: &str) -> Vec<Shown> {
 impl Place {
     /// What is shown of `moments`.
     pub fn at(&self, file: &str, moments: &[&str]) -> Vec<Shown> {
-        let mut arguments = words(&["replay", file]);
+        self.shown(words(&["replay", file]), moments)
+    }
+
+    /// The same from the beginning on, without checkpoints.
+    pub fn at_in_one_run(&self, file: &str, moments: &[&str]) -> Vec<Shown> {
+        self.shown(words(&["replay", file, "--no-checkpoints"]), moments)
+    }
+
+    fn shown(&self, mut arguments: Vec<String>, moments: &[&str]) -> Vec<Shown> {
         arguments.extend(moments.iter().flat_map(|moment| words(&["--at", moment])));
         let ran = self.run(&arguments);
         ran.ends_with(0);
