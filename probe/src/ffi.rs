@@ -34,7 +34,7 @@ use std::time::Duration;
 use trace::block::{Block, Instruction};
 
 use trace::codec;
-use trace::message::{Asked, Standing};
+use trace::message::{API, Asked, Standing};
 
 use crate::session::{Session, Trouble};
 
@@ -87,12 +87,70 @@ enum InsnData {
     Copy(extern "C" fn(Handle, *mut u8, usize) -> usize),
 }
 
+/// How the probe is called.
+#[derive(Clone, Copy)]
+enum Callbacks {
+    /// Up to API 6: with the plugin's id first.
+    ById {
+        vcpu_init: extern "C" fn(PluginId, extern "C" fn(PluginId, c_uint)),
+        tb_trans: extern "C" fn(PluginId, extern "C" fn(PluginId, Handle)),
+        atexit: extern "C" fn(PluginId, extern "C" fn(PluginId, *mut c_void), *mut c_void),
+    },
+    /// From API 7: with data of its own last.
+    ByData {
+        vcpu_init: extern "C" fn(PluginId, extern "C" fn(c_uint, *mut c_void), *mut c_void),
+        tb_trans: extern "C" fn(PluginId, extern "C" fn(Handle, *mut c_void), *mut c_void),
+        atexit: extern "C" fn(PluginId, extern "C" fn(*mut c_void), *mut c_void),
+    },
+}
+
+impl Callbacks {
+    fn find(level: c_int) -> Result<Self, String> {
+        let (vcpu_init, tb_trans) =
+            (c"qemu_plugin_register_vcpu_init_cb", c"qemu_plugin_register_vcpu_tb_trans_cb");
+        let atexit = c"qemu_plugin_register_atexit_cb";
+        Ok(if level < 7 {
+            let (vcpu_init, tb_trans) = (function(vcpu_init)?, function(tb_trans)?);
+            Callbacks::ById { vcpu_init, tb_trans, atexit: function(atexit)? }
+        } else {
+            let (vcpu_init, tb_trans) = (function(vcpu_init)?, function(tb_trans)?);
+            Callbacks::ByData { vcpu_init, tb_trans, atexit: function(atexit)? }
+        })
+    }
+
+    fn register(self, id: PluginId) {
+        let nothing = std::ptr::null_mut();
+        match self {
+            Callbacks::ById { vcpu_init: on_init, tb_trans, atexit } => {
+                on_init(id, vcpu_init_by_id);
+                tb_trans(id, tb_translated_by_id);
+                atexit(id, exiting_by_id, nothing);
+            }
+            Callbacks::ByData { vcpu_init: on_init, tb_trans, atexit } => {
+                on_init(id, vcpu_init, nothing);
+                tb_trans(id, tb_translated, nothing);
+                atexit(id, exiting, nothing);
+            }
+        }
+    }
+}
+
+extern "C" fn vcpu_init_by_id(_: PluginId, vcpu: c_uint) {
+    vcpu_init(vcpu, std::ptr::null_mut());
+}
+
+extern "C" fn tb_translated_by_id(_: PluginId, tb: Handle) {
+    tb_translated(tb, std::ptr::null_mut());
+}
+
+extern "C" fn exiting_by_id(_: PluginId, _: *mut c_void) {
+    exiting(std::ptr::null_mut());
+}
+
 /// The functions of QEMU that the probe calls.
 #[derive(Clone, Copy)]
 struct Qemu {
-    register_atexit: extern "C" fn(PluginId, extern "C" fn(PluginId, *mut c_void), *mut c_void),
-    register_vcpu_init: extern "C" fn(PluginId, extern "C" fn(PluginId, c_uint)),
-    register_tb_trans: extern "C" fn(PluginId, extern "C" fn(PluginId, Handle)),
+    callbacks: Callbacks,
     register_tb_exec: extern "C" fn(Handle, extern "C" fn(c_uint, *mut c_void), c_int, *mut c_void),
     tb_n_insns: extern "C" fn(Handle) -> usize,
     tb_get_insn: extern "C" fn(Handle, usize) -> Handle,
@@ -137,6 +195,11 @@ static CONSTRUCTOR: extern "C" fn() = choose_version;
 
 /// The newest API level this probe knows how to speak that the process offers.
 fn api_level() -> c_int {
+    // From QEMU 11.0 on a plugin has to name the one level that there is, and no function tells which: the host does,
+    // by QEMU's version.
+    if let Some(level) = std::env::var(API).ok().and_then(|level| level.parse().ok()) {
+        return level;
+    }
     // The first function that came with each level (plugins/qemu-plugins.symbols of 9.0, 9.1 and 10.0).
     if symbol(c"qemu_plugin_read_memory_vaddr").is_some() {
         4
@@ -186,9 +249,7 @@ impl Qemu {
             },
         };
         Ok(Qemu {
-            register_atexit: function(c"qemu_plugin_register_atexit_cb")?,
-            register_vcpu_init: function(c"qemu_plugin_register_vcpu_init_cb")?,
-            register_tb_trans: function(c"qemu_plugin_register_vcpu_tb_trans_cb")?,
+            callbacks: Callbacks::find(level)?,
             register_tb_exec: function(c"qemu_plugin_register_vcpu_tb_exec_cb")?,
             tb_n_insns: function(c"qemu_plugin_tb_n_insns")?,
             tb_get_insn: function(c"qemu_plugin_tb_get_insn")?,
@@ -323,7 +384,7 @@ fn keep_panics(probe: &mut Probe, work: impl FnOnce(&mut Probe) -> Result<(), Tr
     }
 }
 
-extern "C" fn vcpu_init(_: PluginId, vcpu: c_uint) {
+extern "C" fn vcpu_init(vcpu: c_uint, _: *mut c_void) {
     guarded(|probe| {
         if vcpu != 0 {
             return Err(Trouble::Protocol("more than one vCPU"));
@@ -338,7 +399,7 @@ extern "C" fn vcpu_init(_: PluginId, vcpu: c_uint) {
     });
 }
 
-extern "C" fn tb_translated(_: PluginId, tb: Handle) {
+extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
     guarded(|probe| {
         let qemu = probe.qemu;
         let handles: Vec<Handle> = (0..(qemu.tb_n_insns)(tb)).map(|i| (qemu.tb_get_insn)(tb, i)).collect();
@@ -384,7 +445,7 @@ fn entered(probe: &mut Probe, block: &'static Block, started: u64) {
     keep_panics(probe, |probe| probe.session.entered(block, started));
 }
 
-extern "C" fn exiting(_: PluginId, _: *mut c_void) {
+extern "C" fn exiting(_: *mut c_void) {
     guarded(|probe| {
         let started = if probe.counter.is_null() { 0 } else { probe.started() };
         probe.session.ended(started)?;
@@ -535,9 +596,7 @@ fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(),
     if let Some(waking) = waking {
         wake_from_now_on(waking);
     }
-    (qemu.register_vcpu_init)(id, vcpu_init);
-    (qemu.register_tb_trans)(id, tb_translated);
-    (qemu.register_atexit)(id, exiting, std::ptr::null_mut());
+    qemu.callbacks.register(id);
     Ok(())
 }
 

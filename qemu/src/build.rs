@@ -67,6 +67,27 @@ impl Build {
 }
 
 impl Build {
+    /// The release that it is, or that it is developed towards: the major and the minor number.
+    #[must_use]
+    pub fn release(&self) -> (u32, u32) {
+        let mut numbers =
+            self.version.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+        let mut next = || numbers.next().unwrap_or(0);
+        let (major, minor, micro) = (next(), next(), next());
+        (major, if micro >= 50 { minor + 1 } else { minor })
+    }
+
+    /// The level of the plugin interface, where it is one that a plugin has to name: 6 of QEMU 11.0, 7 from 11.1 on
+    /// (11.1.3 refuses any other).
+    #[must_use]
+    pub fn plugin_api(&self) -> Option<u32> {
+        match self.release() {
+            (10, 3..) | (11, 0) => Some(6),
+            (11.., _) => Some(7),
+            _ => None,
+        }
+    }
+
     /// QEMU's name of the guest's architecture, as far as the executable's own name tells it.
     #[must_use]
     pub fn target(&self) -> String {
@@ -83,4 +104,26 @@ fn find(name: &Path) -> Option<PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH")?)
         .map(|folder| folder.join(name))
         .find(|path| path.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Build;
+
+    #[test]
+    fn a_version_tells_the_release_and_the_plugin_interface() {
+        for (version, release, api) in [
+            ("7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)", (7, 2), None),
+            ("10.2.0", (10, 2), None),
+            ("10.2.50 (v10.2.0-123-gabcdef)", (10, 3), Some(6)),
+            ("11.0.1", (11, 0), Some(6)),
+            ("11.0.92", (11, 1), Some(7)),
+            ("11.1.3 (Debian 1:11.1.3+ds-1~bpo13+1)", (11, 1), Some(7)),
+            ("12.0.0", (12, 0), Some(7)),
+            ("master", (0, 0), None),
+        ] {
+            let build = Build { path: "/q".into(), version: version.to_owned(), sha256: String::new() };
+            assert_eq!((build.release(), build.plugin_api()), (release, api), "{version}");
+        }
+    }
 }

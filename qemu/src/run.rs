@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use trace::codec;
-use trace::message::{FromProbe, PROTOCOL, ToProbe};
+use trace::message::{API, FromProbe, PROTOCOL, ToProbe};
 
 use crate::build::Build;
 
@@ -199,6 +199,10 @@ impl Run {
         }
         if plan.probe.is_some() {
             command.arg("-plugin").arg(plugin.join(","));
+            match plan.build.plugin_api() {
+                Some(level) => command.env(API, level.to_string()),
+                None => command.env_remove(API),
+            };
         }
         passed.extend(waking.iter().map(AsRawFd::as_raw_fd));
         hand_over(&mut command, passed, Signal::SIGKILL);

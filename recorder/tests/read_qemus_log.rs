@@ -117,17 +117,28 @@ fn every_kind() -> Vec<Vec<u8>> {
 
 #[test]
 fn every_kind_of_event_is_read_and_written() {
-    for bytes in every_kind() {
+    let key = |words: &[u32]| {
+        let words = words.iter().flat_map(|word| word.to_be_bytes());
+        [5].into_iter().chain(words).chain([1]).collect::<Vec<u8>>()
+    };
+    let sound = [&[26][..], &1_u64.to_be_bytes(), &7_u64.to_be_bytes(), &8_u64.to_be_bytes()].concat();
+    let others = [(Version::E0200d, key(&[0, 1, 30])), (Version::E0200d, sound.clone())];
+    let others = others.into_iter().chain([(Version::E0200e, key(&[0, 30])), (Version::E0200e, sound)]);
+    for (version, bytes) in every_kind().into_iter().map(|bytes| (VERSION, bytes)).chain(others) {
         let mut followed = bytes.clone();
         followed.extend([39; 40]);
-        let (event, length) = VERSION.event(&followed).unwrap().unwrap();
+        let (event, length) = version.event(&followed).unwrap().unwrap();
         assert_eq!(length, bytes.len(), "{bytes:?} is {event:?}");
         let mut again = Vec::new();
-        VERSION.encode(&event, &mut again);
+        version.encode(&event, &mut again);
         assert_eq!(again, bytes, "{event:?}");
         for cut in 0..bytes.len() {
-            assert_eq!(VERSION.event(&bytes[..cut]), Ok(None), "{bytes:?} cut at {cut}");
+            assert_eq!(version.event(&bytes[..cut]), Ok(None), "{bytes:?} cut at {cut}");
         }
+    }
+    for (release, word) in [((7, 2), 0x00e0_200c), ((11, 0), 0x00e0_200d), ((11, 1), 0x00e0_200e)] {
+        let version = Version::written_by(release);
+        assert_eq!((version.word(), Version::of(word)), (word, Some(version)));
     }
     assert_eq!(VERSION.event(&[16]), Ok(Some((Event::Shutdown(Cause(6)), 1))));
     assert_eq!(VERSION.event(&[40]), Err(Malformed::Kind(40)));

@@ -15,6 +15,10 @@ use crate::block::Instruction;
 /// Changes with every change of these messages: a probe and a host of two releases must not talk.
 pub const PROTOCOL: u32 = 3;
 
+/// The environment variable in which the host names the level of QEMU's plugin interface, where only QEMU's version
+/// tells it.
+pub const API: &str = "TANDEM_PLUGIN_API";
+
 /// Instructions in a chunk: 2^20.
 pub const CHUNK: u64 = 1 << 20;
 

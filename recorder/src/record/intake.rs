@@ -78,7 +78,14 @@ pub(super) fn read_log(
     if let Err(error) = intake.flush() {
         end = end.and(Err(error.to_string()));
     }
-    let _ = intake.tell.send(Come::LogEnd(end.map(|()| intake.decoder.totals.trailer)));
+    let end = end.and_then(|()| match intake.decoder.totals.trailer {
+        Some(word) if word != version.word() => Err(format!(
+            "this QEMU writes replay logs of version {word:#x}, where {:#x} was expected of its release",
+            version.word()
+        )),
+        _ => Ok(()),
+    });
+    let _ = intake.tell.send(Come::LogEnd(end));
 }
 
 impl Intake {

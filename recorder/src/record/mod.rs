@@ -92,8 +92,8 @@ pub struct Recorded {
 enum Come {
     Run(Happening),
     Frame(Frame, Taken),
-    /// The log's end, and the version word behind it.
-    LogEnd(Result<Option<u32>, String>),
+    /// The log's end, or what is wrong with it.
+    LogEnd(Result<(), String>),
     Typed(Vec<u8>),
 }
 
@@ -110,7 +110,7 @@ pub fn record(request: Request, show: &mut Show) -> Result<Recorded, Error> {
     let folder = std::env::current_dir()?;
     let files = GuestFile::all(&parsed, &folder).map_err(|(path, error)| Error::GuestFile(path, error))?;
     let mut writer = Writer::create(request.output, request.limits.size)?;
-    let version = Version::E0200c;
+    let version = Version::written_by(request.build.release());
     let manifest = Manifest {
         tandem: env!("CARGO_PKG_VERSION").to_owned(),
         build: request.build.clone(),

@@ -14,7 +14,6 @@ use super::script::Script;
 use super::stop::{Limits, Progress, Stop, Watch};
 use super::{Come, Error, Recorded, Show};
 use crate::format::{Kind, LONGEST};
-use crate::log::Version;
 use crate::log::decoder::{Shutdown, Totals};
 use crate::manifest::Ending;
 use crate::writer::{self, Writer};
@@ -35,8 +34,8 @@ pub(super) struct Session {
     waiting: Waiting,
     /// What of the log is in the file.
     taken: Taken,
-    /// Once the log is at its end: the version word behind it, or what was wrong.
-    log_end: Option<Result<Option<u32>, String>>,
+    /// Once the log is at its end: what was wrong with it.
+    log_end: Option<Result<(), String>>,
     /// What has not been put into a frame yet.
     witness: Vec<u8>,
     console: console::Builder,
@@ -301,15 +300,8 @@ impl Session {
             icount: totals.icount,
             kept: writer.incomplete().to_owned(),
         };
-        match self.log_end {
-            Some(Err(why)) => return Err(left(why, &self.writer)),
-            Some(Ok(Some(word))) if Version::of(word).is_none() => {
-                let why = format!(
-                    "this QEMU writes replay logs of version {word:#x}, which this tandem does not know"
-                );
-                return Err(left(why, &self.writer));
-            }
-            _ => {}
+        if let Some(Err(why)) = self.log_end {
+            return Err(left(why, &self.writer));
         }
         let said = self.run.last_words();
         let died = || format!("QEMU died ({}{said})", describe(status));

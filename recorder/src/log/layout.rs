@@ -1,24 +1,24 @@
-//! Log version 0xe0200c, QEMU 7.2 to 10.2. Numbers are big-endian; an array is a u32 length and its bytes.
+//! How a log's bytes say its events. Numbers are big-endian; an array is a u32 length and its bytes.
 //! Sources: replay/replay-internal.h (the kinds), replay-events.c, replay-input.c, replay-char.c, replay-net.c,
-//! replay-audio.c, replay-random.c, replay-time.c of QEMU 7.2 and 10.0.
+//! replay-audio.c, replay-random.c, replay-time.c of QEMU 7.2 and 10.0; what 0xe0200d and 0xe0200e changed as the patches
+//! "Start saves/restores recorded samples" and "replay: Use Linux key codes" have it.
 
 use super::event::{CAUSES, Cause, Checkpoint, Clock, Event, Input};
-use super::{LONGEST, Malformed};
-
-pub const WORD: u32 = 0x00e0_200c;
+use super::{LONGEST, Malformed, Version};
 
 const SHUTDOWN: u8 = 10;
 const SHUTDOWN_LAST: u8 = SHUTDOWN + CAUSES - 1;
 const CHECKPOINT: u8 = 30;
 
 /// The first event in `bytes` and its length; `None` where `bytes` end inside it.
-pub(super) fn event(bytes: &[u8]) -> Result<Option<(Event<'_>, usize)>, Malformed> {
-    let mut fields = Fields { bytes, at: 0 };
+pub(super) fn event(version: Version, bytes: &[u8]) -> Result<Option<(Event<'_>, usize)>, Malformed> {
+    let mut fields = Fields { version, bytes, at: 0 };
     Ok(fields.event()?.map(|event| (event, fields.at)))
 }
 
 /// The fields of one event, read in order. `None`: the bytes end too early.
 struct Fields<'a> {
+    version: Version,
     bytes: &'a [u8],
     at: usize,
 }
@@ -53,7 +53,9 @@ impl<'a> Fields<'a> {
             Some(24) => self.i32().map(Event::CharReadAllError),
             Some(25) => self.u64().map(Event::AudioOut),
             Some(26) => {
-                let (Some(recorded), Some(position)) = (self.u64(), self.u64()) else { return Ok(None) };
+                let Some(recorded) = self.u64() else { return Ok(None) };
+                let placed = if self.version == Version::E0200c { self.u64() } else { Some(0) };
+                let Some(position) = placed else { return Ok(None) };
                 self.long(recorded.saturating_mul(16))?.map(|samples| Event::AudioIn {
                     recorded,
                     position,
@@ -79,6 +81,9 @@ impl<'a> Fields<'a> {
     fn input(&mut self) -> Result<Option<Input>, Malformed> {
         let Some(kind) = self.u32() else { return Ok(None) };
         let input = match kind {
+            0 if self.version == Version::E0200e => {
+                self.u32().zip(self.u8()).map(|(code, down)| Input::KeyCode { code, down })
+            }
             0 => match self.u32() {
                 None => None,
                 Some(0) => self.u64().zip(self.u8()).map(|(number, down)| Input::KeyNumber { number, down }),
@@ -143,7 +148,7 @@ impl<'a> Fields<'a> {
 }
 
 /// Appends `event` as QEMU writes it. Payloads are at most [`LONGEST`] bytes.
-pub(super) fn encode(event: &Event, log: &mut Vec<u8>) {
+pub(super) fn encode(version: Version, event: &Event, log: &mut Vec<u8>) {
     let mut kind = |kind: u8| log.push(kind);
     match *event {
         Event::Instructions(count) => {
@@ -156,7 +161,7 @@ pub(super) fn encode(event: &Event, log: &mut Vec<u8>) {
         Event::BottomHalfOnce(id) => number(log, 4, id),
         Event::Input(input) => {
             kind(5);
-            encode_input(&input, log);
+            encode_input(version, &input, log);
         }
         Event::InputSync => kind(6),
         Event::CharRead { device, bytes } => {
@@ -186,7 +191,9 @@ pub(super) fn encode(event: &Event, log: &mut Vec<u8>) {
         Event::AudioOut(samples) => number(log, 25, samples),
         Event::AudioIn { recorded, position, samples } => {
             number(log, 26, recorded);
-            log.extend(position.to_be_bytes());
+            if version == Version::E0200c {
+                log.extend(position.to_be_bytes());
+            }
             log.extend_from_slice(samples);
         }
         Event::Random { result, bytes } => {
@@ -212,7 +219,7 @@ fn array(log: &mut Vec<u8>, bytes: &[u8]) {
     log.extend_from_slice(bytes);
 }
 
-fn encode_input(input: &Input, log: &mut Vec<u8>) {
+fn encode_input(version: Version, input: &Input, log: &mut Vec<u8>) {
     let mut words = |words: &[u32]| words.iter().for_each(|word| log.extend(word.to_be_bytes()));
     match *input {
         Input::KeyNumber { number, down } => {
@@ -221,7 +228,11 @@ fn encode_input(input: &Input, log: &mut Vec<u8>) {
             log.push(down);
         }
         Input::KeyCode { code, down } => {
-            words(&[0, 1, code]);
+            if version == Version::E0200e {
+                words(&[0, code])
+            } else {
+                words(&[0, 1, code])
+            }
             log.push(down);
         }
         Input::Button { button, down } => {
