@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tandem::{BUILDS, Place, Ran, build, guest, wait_until, words};
 
-/// What gdb prints for each of `commands`, which stand one a line, from `moment` on.
+/// What gdb prints for each of `commands`, which stand apart by `;`, from `moment` on.
 struct Session(Vec<String>);
 
 impl Session {
@@ -21,7 +21,7 @@ impl Session {
         let mut line = words(&["debug", "kernel.tdm", "--at", moment]);
         line.extend(words(options));
         line.extend(words(&["--", "-batch"]));
-        let commands: Vec<&str> = commands.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let commands: Vec<&str> = commands.split(';').map(str::trim).collect();
         for (index, command) in commands.iter().enumerate() {
             line.extend(words(&["-ex", &format!("echo answer {}\\n", index + 1), "-ex", command]));
         }
@@ -66,32 +66,10 @@ fn a_kernel_forwards_and_backwards() {
             &place,
             PRINTS,
             &[],
-            "when
-            break *$pc
-            continue
-            when
-            continue
-            when
-            stepi
-            when
-            info registers
-            stepi
-            reverse-stepi
-            when
-            info registers
-            reverse-stepi
-            when
-            reverse-continue
-            when
-            reverse-continue
-            when
-            reverse-continue
-            when
-            continue
-            when
-            print *(long*)$sp = 1
-            print $rax = 1
-            when",
+            "when; break *$pc; continue; when; continue; when; stepi; when; info registers; stepi; \
+             reverse-stepi; when; info registers; reverse-stepi; when; reverse-continue; when; \
+             reverse-continue; when; reverse-continue; when; continue; when; print *(long*)$sp = 1; \
+             print $rax = 1; when",
         );
         let positions = session.positions();
         let [begin, first, second, behind, again, back, one, two, three, then, still] = positions[..] else {
@@ -115,13 +93,7 @@ fn a_kernel_forwards_and_backwards() {
             &place,
             "end",
             &[],
-            "stepi
-            continue
-            reverse-continue
-            when
-            reverse-stepi
-            stepi
-            when",
+            "stepi; continue; reverse-continue; when; reverse-stepi; stepi; when",
         );
         for index in [0, 1, 2, 4] {
             assert!(session.0[index].contains("No more reverse-execution history"), "{:?}", session.0);
@@ -138,14 +110,7 @@ fn a_kernel_forwards_and_backwards() {
         ld.args(["-Ttext", &address, "-e", &address, "-o"]).arg(&symbols).arg(&object);
         assert!(ld.status().unwrap().success());
         let symbols = symbols.display().to_string();
-        let session = Session::of(
-            &place,
-            PRINTS,
-            &["--symbols", &symbols],
-            "break *prints
-            continue
-            when",
-        );
+        let session = Session::of(&place, PRINTS, &["--symbols", &symbols], "break *prints; continue; when");
         assert!(session.0[1].contains("prints"), "{:?}", session.0);
         assert_eq!(session.positions(), [first]);
 
@@ -153,7 +118,7 @@ fn a_kernel_forwards_and_backwards() {
             // Of an instruction that is executed often, the last time: as the probe counts it (which can't tell the
             // addresses of one page apart from QEMU 8.0 on).
             let session =
-                Session::of(&place, "end", &[], &format!("break *{address}\nreverse-continue\nwhen"));
+                Session::of(&place, "end", &[], &format!("break *{address}; reverse-continue; when"));
             let counted = place.run(&["replay", "kernel.tdm", "--at", &format!("pc:{address}#99999999")]);
             let times = counted.err.split(" times").next().unwrap().rsplit(' ').next().unwrap().to_owned();
             assert!(times.parse::<u64>().unwrap() > 200, "{}", counted.err);
@@ -182,30 +147,10 @@ fn the_last_write(place: &Place) {
             PRINTS,
             &[],
             &format!(
-                "when
-                set $word = {word}
-                print *$word
-                watch -l *$word
-                reverse-continue
-                when
-                print *$word
-                stepi
-                when
-                print *$word
-                reverse-continue
-                reverse-continue
-                when
-                reverse-continue
-                when
-                continue
-                when
-                continue
-                when
-                continue
-                when
-                print *$word
-                continue
-                when"
+                "when; set $word = {word}; print *$word; watch -l *$word; reverse-continue; when; \
+                 print *$word; stepi; when; print *$word; reverse-continue; reverse-continue; when; \
+                 reverse-continue; when; continue; when; continue; when; continue; when; print *$word; \
+                 continue; when"
             ),
         );
         let positions = session.positions();
@@ -237,23 +182,9 @@ fn what_interrupts_write(place: &Place) {
             &format!("instruction:{handler}"),
             &[],
             &format!(
-                "set $word = (long*)$sp
-                print *$word
-                seek instruction:{}
-                watch -l *$word
-                reverse-continue
-                when
-                print *$word
-                continue
-                when
-                print *$word
-                reverse-stepi
-                when
-                stepi
-                when
-                seek instruction:{}
-                continue
-                when",
+                "set $word = (long*)$sp; print *$word; seek instruction:{}; watch -l *$word; \
+                 reverse-continue; when; print *$word; continue; when; print *$word; reverse-stepi; \
+                 when; stepi; when; seek instruction:{}; continue; when",
                 near, far
             ),
         );
@@ -274,28 +205,9 @@ fn a_kernel_for_arm() {
             &place,
             PRINTS,
             &[],
-            "break *$pc
-            continue
-            when
-            delete
-            set $slot = (long*)$sp
-            print *$slot
-            watch -l *$slot
-            reverse-continue
-            when
-            print *$slot
-            x/i $pc
-            stepi
-            when
-            print *$slot
-            reverse-stepi
-            reverse-stepi
-            when
-            delete
-            stepi
-            when
-            stepi
-            when",
+            "break *$pc; continue; when; delete; set $slot = (long*)$sp; print *$slot; watch -l *$slot; \
+             reverse-continue; when; print *$slot; x/i $pc; stepi; when; print *$slot; reverse-stepi; \
+             reverse-stepi; when; delete; stepi; when; stepi; when",
         );
         let positions = session.positions();
         let [start, last, behind, back, one, two] = positions[..] else { panic!("{:?}", session.0) };

@@ -106,15 +106,21 @@ enum Callbacks {
 
 impl Callbacks {
     fn find(level: c_int) -> Result<Self, String> {
-        let (vcpu_init, tb_trans) =
+        let (on_init, on_trans) =
             (c"qemu_plugin_register_vcpu_init_cb", c"qemu_plugin_register_vcpu_tb_trans_cb");
-        let atexit = c"qemu_plugin_register_atexit_cb";
+        let on_exit = c"qemu_plugin_register_atexit_cb";
         Ok(if level < 7 {
-            let (vcpu_init, tb_trans) = (function(vcpu_init)?, function(tb_trans)?);
-            Callbacks::ById { vcpu_init, tb_trans, atexit: function(atexit)? }
+            Callbacks::ById {
+                vcpu_init: function(on_init)?,
+                tb_trans: function(on_trans)?,
+                atexit: function(on_exit)?,
+            }
         } else {
-            let (vcpu_init, tb_trans) = (function(vcpu_init)?, function(tb_trans)?);
-            Callbacks::ByData { vcpu_init, tb_trans, atexit: function(atexit)? }
+            Callbacks::ByData {
+                vcpu_init: function(on_init)?,
+                tb_trans: function(on_trans)?,
+                atexit: function(on_exit)?,
+            }
         })
     }
 

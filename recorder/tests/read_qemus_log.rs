@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use recorder::columns::{Builder, Events};
 use recorder::log::compaction::Compaction;
 use recorder::log::decoder::{Decoder, Totals};
-use recorder::log::event::{Cause, Event};
+use recorder::log::event::{Cause, Event, Input};
 use recorder::log::{HEADER, Malformed, Version};
 
 const VERSION: Version = Version::E0200c;
@@ -136,6 +136,9 @@ fn every_kind_of_event_is_read_and_written() {
             assert_eq!(version.event(&bytes[..cut]), Ok(None), "{bytes:?} cut at {cut}");
         }
     }
+    // Linux's number of the key, which is none of QEMU's codes.
+    let pressed = Event::Input(Input::KeyNumber { number: 30, down: 1 });
+    assert_eq!(Version::E0200e.event(&key(&[0, 30])), Ok(Some((pressed, 10))));
     for (release, word) in [((7, 2), 0x00e0_200c), ((11, 0), 0x00e0_200d), ((11, 1), 0x00e0_200e)] {
         let version = Version::written_by(release);
         assert_eq!((version.word(), Version::of(word)), (word, Some(version)));

@@ -252,6 +252,11 @@ impl<'a> Seeker<'a> {
                 return Ok(());
             }
         }
+        self.begin_near(icount, position)
+    }
+
+    /// Has a new machine stand as near as can be, but not behind `icount` or `position`.
+    fn begin_near(&mut self, icount: u64, position: u64) -> Result<(), Error> {
         let machine = self.nearest(icount, position, Watch::default())?;
         self.machine = Some(machine);
         Ok(())

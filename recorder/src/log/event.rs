@@ -66,12 +66,34 @@ pub enum Event<'a> {
 /// the byte that stands for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Input {
-    KeyNumber { number: u64, down: u8 },
-    KeyCode { code: u32, down: u8 },
-    Button { button: u32, down: u8 },
-    Relative { axis: u32, value: u64 },
-    Absolute { axis: u32, value: u64 },
-    Touch { kind: u32, slot: u64, tracking: u64, axis: u32, value: u64 },
+    /// A scan code of a PC's keyboard; from log version 0xe0200e on Linux's number of the key.
+    KeyNumber {
+        number: u64,
+        down: u8,
+    },
+    KeyCode {
+        code: u32,
+        down: u8,
+    },
+    Button {
+        button: u32,
+        down: u8,
+    },
+    Relative {
+        axis: u32,
+        value: u64,
+    },
+    Absolute {
+        axis: u32,
+        value: u64,
+    },
+    Touch {
+        kind: u32,
+        slot: u64,
+        tracking: u64,
+        axis: u32,
+        value: u64,
+    },
 }
 
 /// The clocks that are logged (include/system/replay.h, `ReplayClockKind`).

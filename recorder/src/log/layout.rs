@@ -82,7 +82,8 @@ impl<'a> Fields<'a> {
         let Some(kind) = self.u32() else { return Ok(None) };
         let input = match kind {
             0 if self.version == Version::E0200e => {
-                self.u32().zip(self.u8()).map(|(code, down)| Input::KeyCode { code, down })
+                let key = self.u32().zip(self.u8());
+                key.map(|(number, down)| Input::KeyNumber { number: u64::from(number), down })
             }
             0 => match self.u32() {
                 None => None,
@@ -222,17 +223,17 @@ fn array(log: &mut Vec<u8>, bytes: &[u8]) {
 fn encode_input(version: Version, input: &Input, log: &mut Vec<u8>) {
     let mut words = |words: &[u32]| words.iter().for_each(|word| log.extend(word.to_be_bytes()));
     match *input {
+        Input::KeyNumber { number, down } if version == Version::E0200e => {
+            words(&[0, u32::try_from(number).unwrap_or(u32::MAX)]);
+            log.push(down);
+        }
         Input::KeyNumber { number, down } => {
             words(&[0, 0]);
             log.extend(number.to_be_bytes());
             log.push(down);
         }
         Input::KeyCode { code, down } => {
-            if version == Version::E0200e {
-                words(&[0, code])
-            } else {
-                words(&[0, 1, code])
-            }
+            words(&[0, 1, code]);
             log.push(down);
         }
         Input::Button { button, down } => {

@@ -14,8 +14,6 @@
 
 use std::sync::atomic::Ordering;
 
-use trace::message::Watch;
-
 use super::travel::{Arrival, Place};
 use super::{Error, Seeker};
 use crate::breaks::{Break, Kind};
@@ -80,13 +78,6 @@ impl Seeker<'_> {
         }
         self.to_position(0)?;
         Ok(Arrival::Beginning)
-    }
-
-    /// Has a machine of its own stand at the last checkpoint before.
-    fn begin_near(&mut self, icount: u64, position: u64) -> Result<(), Error> {
-        let machine = self.nearest(icount, position, Watch::default())?;
-        self.machine = Some(machine);
-        Ok(())
     }
 
     /// `icount`, or the last before it at which QEMU's own stop is one state.

@@ -140,7 +140,8 @@ impl Seeker<'_> {
         let place = self.place()?;
         let careful = self.is_careful(breaks)?;
         let before = if careful { self.watched_memory(breaks)? } else { Vec::new() };
-        let faults = self.deliveries(place.icount)?.faults(self.faults);
+        let here = self.deliveries(place.icount)?;
+        let faults = here.faults(self.faults);
         let next = self.deliveries(place.icount + 1)?;
         let ends = if next.is_plain() { Ends::Plainly } else { self.machine()?.next_ends()? };
         let (mut watched, mut now) = (None, place);
@@ -152,7 +153,7 @@ impl Seeker<'_> {
                 watched = self.step_over(breaks)?;
             }
             now = self.place()?;
-            if now != place || watched.is_some() || !self.deliveries(place.icount)?.is_plain() {
+            if now != place || watched.is_some() || !here.is_plain() {
                 break;
             }
         }
