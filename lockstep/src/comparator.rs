@@ -4,11 +4,14 @@
 use std::collections::VecDeque;
 
 use serde::Serialize;
-use trace::message::{CHUNK, KEPT};
+use trace::message::CHUNK;
+
+/// Chunks that each probe remembers.
+pub const KEPT: u32 = 18;
 
 /// Chunks that the faster side may run ahead of what has been compared. The probe keeps the diverging one and the
 /// one before it while it runs ahead.
-pub const AHEAD: u64 = KEPT - 2;
+pub const AHEAD: u64 = KEPT as u64 - 2;
 
 /// Chunks that one side may go on for after the other has ended: the time between a guest's shutdown and QEMU's
 /// end is not the same from run to run.

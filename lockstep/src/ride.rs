@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use qemu::arguments::{Arguments, Refusal};
 use qemu::build::Build;
-use qemu::run::{self, Control, Happening, Plan, Run, Typing, describe};
+use qemu::run::{self, Happening, Plan, Run, Typing, describe};
 use recorder::reader::Reader;
 use replayer::source::{self, Source};
 use replayer::verify::console_difference;
 use trace::message::{CHUNK, FromProbe, Point, ToProbe, Watch, Window};
 
-use crate::comparator::{Comparator, Order, OutOfTurn, Pair, Side};
+use crate::comparator::{Comparator, KEPT, Order, OutOfTurn, Pair, Side};
 use crate::expansion::{expand, first_difference};
 use crate::report::{Compared, Divergence, Kind, Report, Ridden, Verdict};
 use recorder::account::grouped;
@@ -170,7 +170,7 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
             probe: Some(request.probe),
             typed: Typing::Nothing,
             passed: log.as_slice(),
-            control: Control::None,
+            commanded: false,
         };
         let tell = tell.clone();
         Run::start(&plan, move |happening| drop(tell.send((side, happening))))
@@ -289,6 +289,7 @@ impl Ride {
                 credit: Comparator::first_credit(),
                 from: Point::START,
                 watch: Watch::default(),
+                keeps: KEPT,
             });
         }
         loop {

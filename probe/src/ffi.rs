@@ -8,12 +8,11 @@
 //! Invariants, on which every `unsafe` below stands:
 //! - **One vCPU.** The host starts guests with one vCPU only, and QEMU runs a single vCPU's callbacks, its
 //!   translations and its exit callback one after the other (translation happens on the vCPU's thread; the exit
-//!   callback runs when it has stopped or on its own thread). So `PROBE` has one user at a time.
-//! - **Blocks live for ever.** The `userdata` given with a block is a leaked `&'static Block`.
+//!   callback runs when it has stopped or on its own thread). So `PROBE` and `HOT` have one user at a time.
 //! - **Signatures** are those of the header of the version that has the function: `insn_data` is told
 //!   apart by the API level, all others never changed.
 //! - **The flushing thread** touches nothing of the probe's and nothing of QEMU's but stdio's own streams.
-//! - **The waking thread** reads how many blocks were entered, an atomic, and nothing else.
+//! - **The waking thread** reads how far the guest is, an atomic, and nothing else.
 //! - **The answering thread** looks at the probe, and changes it, only while the host waits for its answer, and the host
 //!   asks only while QEMU has the guest stopped: no callback runs then, and none begins before the answer is there.
 //! - **No panic leaves**: every function that QEMU calls goes through `guarded`, but for the usual way of
@@ -23,7 +22,6 @@
 
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
-use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -31,10 +29,11 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use trace::block::{Block, Instruction};
+use trace::block::{Block, Code, Entry};
 
 use trace::codec;
 use trace::message::{API, Asked, Standing};
+use trace::recent::Recent;
 
 use crate::session::{Session, Trouble};
 
@@ -62,7 +61,7 @@ pub struct Info {
     system_emulation: bool,
 }
 
-/// How many instructions started: what this version offers to count them.
+/// How many marks of a block were passed: what this version offers to count them.
 #[derive(Clone, Copy)]
 enum Counting {
     /// API 1: an inline add to a counter of ours.
@@ -72,7 +71,7 @@ enum Counting {
         insn_exec_inline: extern "C" fn(Handle, c_int, ScoreboardEntry, u64),
         find: extern "C" fn(Handle, c_uint) -> *mut c_void,
     },
-    /// API 3 and later: an inline store of the instruction's number in its block, cheaper than the add.
+    /// API 3 and later: an inline store of the mark's number in its block, cheaper than the add.
     Marker {
         insn_exec_inline: extern "C" fn(Handle, c_int, ScoreboardEntry, u64),
         find: extern "C" fn(Handle, c_uint) -> *mut c_void,
@@ -172,13 +171,24 @@ struct Qemu {
 struct Probe {
     qemu: Qemu,
     session: Session,
-    /// Where inline code counts, once the vCPU is there: a scoreboard's entry or `total`.
-    counter: *mut u64,
     scoreboard: Handle,
+    /// The instructions of the block that is being translated.
+    code: Code,
+    handles: Vec<Handle>,
+    dead: bool,
+}
+
+/// What each block of the guest needs when it is entered, and nothing else.
+struct Hot {
+    /// Where inline code counts, once the vCPU is there: a scoreboard's entry or `TOTAL`.
+    counter: *mut u64,
+    /// What stands there when the running block has run to its end, and `taken` more.
+    whole: u64,
+    /// How many starts in the running block are taken back.
+    taken: u64,
+    recent: Recent,
     /// Whether the counter is a running total (else it is set anew in each block).
     running_total: bool,
-    counted: u64,
-    dead: bool,
 }
 
 struct Shared<T>(UnsafeCell<T>);
@@ -186,8 +196,15 @@ struct Shared<T>(UnsafeCell<T>);
 unsafe impl<T> Sync for Shared<T> {}
 
 static PROBE: Shared<Option<Probe>> = Shared(UnsafeCell::new(None));
-/// How many blocks were entered, for the waking thread.
-static ENTERED: AtomicU64 = AtomicU64::new(0);
+static HOT: Shared<Hot> = Shared(UnsafeCell::new(Hot {
+    counter: std::ptr::null_mut(),
+    whole: 0,
+    taken: 0,
+    recent: Recent::CLOSED,
+    running_total: false,
+}));
+/// How often what the guest entered was taken in, for the waking thread.
+static SETTLED: AtomicU64 = AtomicU64::new(0);
 static TOTAL: Shared<u64> = Shared(UnsafeCell::new(0));
 
 /// Read by QEMU after `dlopen`, written by `choose_version` during it.
@@ -272,28 +289,24 @@ impl Qemu {
         })
     }
 
-    fn instruction(&self, insn: Handle) -> Instruction {
+    /// Appends an instruction.
+    fn read(&self, insn: Handle, code: &mut Code) {
         let size = (self.insn_size)(insn);
-        let mut bytes = vec![0; size];
-        match self.insn_data {
+        code.push((self.insn_vaddr)(insn), size, |place| match self.insn_data {
             InsnData::Pointer(data) => {
                 let from = data(insn);
                 if from.is_null() {
-                    bytes.clear();
-                } else {
-                    // SAFETY: QEMU gives a pointer to `insn_size` bytes that lives as long as this translation.
-                    bytes.copy_from_slice(unsafe { std::slice::from_raw_parts(from, size) });
+                    return 0;
                 }
+                // SAFETY: QEMU gives a pointer to `insn_size` bytes that lives as long as this translation.
+                place.copy_from_slice(unsafe { std::slice::from_raw_parts(from, size) });
+                size
             }
-            InsnData::Copy(data) => {
-                let copied = data(insn, bytes.as_mut_ptr(), size);
-                bytes.truncate(copied);
-            }
-        }
-        Instruction { address: (self.insn_vaddr)(insn), bytes }
+            InsnData::Copy(data) => data(insn, place.as_mut_ptr(), size),
+        });
     }
 
-    /// Has the `number`th instruction (from 1) of a block counted when it starts.
+    /// Has it counted that the `number`th mark (from 1) of a block is passed, when this instruction starts.
     fn count(&self, insn: Handle, number: u64, scoreboard: Handle) {
         let entry = ScoreboardEntry { score: scoreboard, offset: 0 };
         match self.counting {
@@ -308,44 +321,38 @@ impl Qemu {
     }
 }
 
-impl Probe {
-    /// Instructions started since [`started`](Self::started) was called last.
-    fn peek(&self) -> u64 {
-        if self.counter.is_null() {
-            return 0;
-        }
-        // SAFETY: as in `started`.
+impl Hot {
+    /// Instructions of the running block that have started.
+    fn started(&self, running: Option<&Block>) -> u64 {
+        let Some(block) = running else { return 0 };
+        // SAFETY: a block runs, so `counter` is set: see `block_entered`.
         let now = unsafe { *self.counter };
-        if self.running_total { now - self.counted } else { now }
+        let before =
+            if self.running_total { self.whole - self.taken - block.marks().len() as u64 } else { 0 };
+        u64::from(block.started(now - before)) - self.taken
     }
 
-    /// Instructions started since this was called last.
-    #[inline]
-    fn started(&mut self) -> u64 {
-        // SAFETY: `counter` is null only before the vCPU's init callback, which precedes every block; afterwards
-        // it is `TOTAL` or the scoreboard's entry of the only vCPU, which QEMU keeps as long as the plugin.
-        let now = unsafe { *self.counter };
+    /// A block with so many marks is entered.
+    fn begin(&mut self, marks: u64) {
+        self.taken = 0;
         if self.running_total {
-            let started = now - self.counted;
-            self.counted = now;
-            started
+            // SAFETY: as in `block_entered`.
+            self.whole = unsafe { *self.counter } + marks;
         } else {
-            // SAFETY: as above. Cleared, so that a block left before its first instruction counts nothing.
+            // SAFETY: as in `block_entered`. Cleared, because what is left there is the mark of another block.
             unsafe { *self.counter = 0 };
-            now
+            self.whole = marks;
         }
     }
 
-    /// Takes back the last start.
+    /// Takes back the last start in the running block, which so has not run wholly.
     fn take_back(&mut self) {
-        if self.running_total {
-            self.counted += 1;
-        } else {
-            // SAFETY: as in `started`; the guest is stopped.
-            unsafe { *self.counter -= 1 };
-        }
+        self.taken += 1;
+        self.whole += 1;
     }
+}
 
+impl Probe {
     #[cold]
     fn die(&mut self, trouble: &Trouble) {
         self.dead = true;
@@ -359,26 +366,12 @@ impl Probe {
     }
 }
 
-/// Gives the probe to `work` unless it is dead.
-#[inline]
-fn with_probe(work: impl FnOnce(&mut Probe)) {
-    // SAFETY: one user at a time, and no `work` comes here again while it has the probe: see One vCPU.
-    if let Some(probe) = unsafe { &mut *PROBE.0.get() }
-        && !probe.dead
-    {
-        work(probe);
-    }
-}
-
 /// Runs `work` on the probe unless it is dead; a panic in it kills the probe and is told to the host.
-#[inline]
-fn guarded(work: impl FnOnce(&mut Probe) -> Result<(), Trouble>) {
-    with_probe(|probe| keep_panics(probe, work));
-}
-
-#[inline]
-fn keep_panics(probe: &mut Probe, work: impl FnOnce(&mut Probe) -> Result<(), Trouble>) {
-    match catch_unwind(AssertUnwindSafe(|| work(probe))) {
+fn guarded(work: impl FnOnce(&mut Probe, &mut Hot) -> Result<(), Trouble>) {
+    // SAFETY: one user at a time, and no `work` comes here again while it has them: see One vCPU.
+    let (probe, hot) = unsafe { (&mut *PROBE.0.get(), &mut *HOT.0.get()) };
+    let Some(probe) = probe.as_mut().filter(|probe| !probe.dead) else { return };
+    match catch_unwind(AssertUnwindSafe(|| work(probe, hot))) {
         Ok(Ok(())) => {}
         Ok(Err(trouble)) => probe.die(&trouble),
         Err(panic) => {
@@ -388,14 +381,17 @@ fn keep_panics(probe: &mut Probe, work: impl FnOnce(&mut Probe) -> Result<(), Tr
             probe.session.fail(&format!("the probe panicked: {}", why.unwrap_or_default()));
         }
     }
+    if probe.dead {
+        hot.recent.close();
+    }
 }
 
 extern "C" fn vcpu_init(vcpu: c_uint, _: *mut c_void) {
-    guarded(|probe| {
+    guarded(|probe, hot| {
         if vcpu != 0 {
             return Err(Trouble::Protocol("more than one vCPU"));
         }
-        probe.counter = match probe.qemu.counting {
+        hot.counter = match probe.qemu.counting {
             Counting::Total { .. } => TOTAL.0.get(),
             Counting::Scoreboard { find, .. } | Counting::Marker { find, .. } => {
                 find(probe.scoreboard, vcpu).cast()
@@ -406,19 +402,25 @@ extern "C" fn vcpu_init(vcpu: c_uint, _: *mut c_void) {
 }
 
 extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
-    guarded(|probe| {
-        let qemu = probe.qemu;
-        let handles: Vec<Handle> = (0..(qemu.tb_n_insns)(tb)).map(|i| (qemu.tb_get_insn)(tb, i)).collect();
-        let instructions: Vec<Instruction> = handles.iter().map(|&insn| qemu.instruction(insn)).collect();
-        let block: &'static Block = probe.session.translated(&instructions);
-        (qemu.register_tb_exec)(tb, block_entered, CB_NO_REGS, std::ptr::from_ref(block).cast_mut().cast());
-        for (&insn, number) in handles.iter().zip(1..) {
-            qemu.count(insn, number, probe.scoreboard);
+    guarded(|probe, hot| {
+        let Probe { qemu, session, code, handles, .. } = probe;
+        handles.clear();
+        handles.extend((0..(qemu.tb_n_insns)(tb)).map(|i| (qemu.tb_get_insn)(tb, i)));
+        code.clear();
+        for &insn in handles.iter() {
+            qemu.read(insn, code);
         }
-        let watch = probe.session.watch();
-        for ((&insn, before), instruction) in handles.iter().zip(0_usize..).zip(&instructions) {
+        let block = session.translated(code);
+        let entry = usize::try_from(block.entry().packed()).expect("a 64-bit host");
+        let entered = if hot.running_total { block_entered::<true> } else { block_entered::<false> };
+        (qemu.register_tb_exec)(tb, entered, CB_NO_REGS, std::ptr::without_provenance_mut(entry));
+        for (&mark, number) in block.marks().iter().zip(1..) {
+            qemu.count(handles[usize::from(mark) - 1], number, probe.scoreboard);
+        }
+        let watched = &session.watch().addresses;
+        for ((&insn, before), address) in handles.iter().zip(0_usize..).zip(code.addresses()) {
             let before = std::ptr::without_provenance_mut(before);
-            if watch.addresses.contains(&instruction.address) {
+            if watched.contains(address) {
                 (qemu.register_insn_exec)(insn, insn_started, CB_NO_REGS, before);
             }
         }
@@ -428,33 +430,50 @@ extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
 
 /// `before`: instructions of the block that are before this one.
 extern "C" fn insn_started(_: c_uint, before: *mut c_void) {
-    guarded(|probe| probe.session.started(before.addr() as u64));
+    guarded(|probe, hot| probe.session.started(&hot.recent, before.addr() as u64));
 }
 
-extern "C" fn block_entered(_: c_uint, block: *mut c_void) {
-    // SAFETY: `block` is the leaked `&'static Block` registered with this block's translation.
-    let block: &'static Block = unsafe { &*block.cast::<Block>() };
-    // One writer: no need of an atomic addition.
-    ENTERED.store(ENTERED.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-    with_probe(|probe| {
-        let started = probe.started();
-        // Nothing on this way calls anything, so that it needs no frame: it is taken for each block of the guest.
-        if !probe.session.entered_after_whole(block, started) {
-            entered(probe, block, started);
+/// `TOTAL`: whether the counter is a running total. Nothing on the usual way calls anything, so that it needs no frame:
+/// it is taken for each block of the guest.
+extern "C" fn block_entered<const TOTAL: bool>(_: c_uint, entry: *mut c_void) {
+    let entry = Entry::unpacked(entry.addr() as u64);
+    // SAFETY: one user at a time; see the module's invariants.
+    let hot = unsafe { &mut *HOT.0.get() };
+    // SAFETY: `counter` is null only before the vCPU's init callback, which precedes every block; afterwards it is
+    // `TOTAL` or the scoreboard's entry of the only vCPU, which QEMU keeps as long as the plugin.
+    let counter = unsafe { &mut *hot.counter };
+    if *counter == hot.whole && hot.recent.push(entry) {
+        if TOTAL {
+            hot.whole += entry.marks();
+        } else {
+            *counter = 0;
+            hot.whole = entry.marks();
         }
+    } else {
+        entered(entry.packed());
+    }
+}
+
+/// A block is entered where there is more to do than to note it.
+#[cold]
+#[inline(never)]
+extern "C" fn entered(entry: u64) {
+    let entry = Entry::unpacked(entry);
+    // One writer: no need of an atomic addition.
+    SETTLED.store(SETTLED.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    guarded(|probe, hot| {
+        probe.session.settle(&mut hot.recent)?;
+        let started = hot.started(probe.session.running(&hot.recent));
+        probe.session.entered(entry.block(), started)?;
+        hot.begin(entry.marks());
+        Ok(())
     });
 }
 
-#[cold]
-#[inline(never)]
-fn entered(probe: &mut Probe, block: &'static Block, started: u64) {
-    keep_panics(probe, |probe| probe.session.entered(block, started));
-}
-
 extern "C" fn exiting(_: *mut c_void) {
-    guarded(|probe| {
-        let started = if probe.counter.is_null() { 0 } else { probe.started() };
-        probe.session.ended(started)?;
+    guarded(|probe, hot| {
+        probe.session.settle(&mut hot.recent)?;
+        probe.session.ended(hot.started(probe.session.running(&hot.recent)))?;
         probe.dead = true;
         Ok(())
     });
@@ -516,31 +535,48 @@ fn leave_signals() {
     }
 }
 
-/// How long a guest may stand still before QEMU's main loop is woken, and after so many times in vain.
-const WAKE: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(10));
-const IN_VAIN: u32 = 1000;
+/// How often is looked whether the guest stands still: seldom, often once it has stood still of late, and in between
+/// where waking was in vain for long.
+const LOOK: Duration = Duration::from_millis(2);
+const LOOK_AGAIN: Duration = Duration::from_micros(500);
+const LOOK_ON: Duration = Duration::from_millis(10);
+/// So many looks are of late, and so many wakes are for long.
+const LATE: u32 = 50;
+const LONG: u32 = 1000;
 
-/// A byte that QEMU's monitor takes as a key without effect on an empty line: Ctrl-A (util/readline.c).
-const KEY: &[u8] = &[1];
+/// A byte that QEMU's monitor for people takes as a key without effect on an empty line: Ctrl-A (util/readline.c).
+const NOTHING: &[u8] = &[1];
 
 /// Wakes QEMU's main loop while the guest stands still: in a replay all that can come is in the log, and what the loop
-/// sleeps for has long been.
-fn wake_from_now_on(mut waking: UnixStream) {
-    // What can't be said at once need not be: the loop has not read what was said before.
-    if waking.set_nonblocking(true).is_err() {
-        return;
-    }
+/// sleeps for has long been. `waking` is the host's end of a monitor of it.
+fn wake_from_now_on(waking: UnixStream) {
     std::thread::spawn(move || {
         leave_signals();
-        let (mut before, mut still) = (0, 0);
+        let (mut before, mut still, mut moving) = (0, 0, LATE);
         loop {
-            std::thread::sleep(if still < IN_VAIN { WAKE.0 } else { WAKE.1 });
-            let now = ENTERED.load(Ordering::Relaxed);
-            still = if now == before { still + 1 } else { 0 };
-            before = now;
-            if still > 0 {
-                let _ = waking.write(KEY);
+            std::thread::sleep(match (still, moving) {
+                (0, LATE..) => LOOK,
+                (LONG.., _) => LOOK_ON,
+                _ => LOOK_AGAIN,
+            });
+            let now = SETTLED.load(Ordering::Relaxed);
+            if now == before {
+                (still, moving) = (still.saturating_add(1), 0);
+                // What can't be said at once need not be: the loop has not read what was said before. The host uses the
+                // socket too, so it stays as it is.
+                // SAFETY: a descriptor that `waking` holds open, and the length of what is sent.
+                unsafe {
+                    libc::send(
+                        waking.as_raw_fd(),
+                        NOTHING.as_ptr().cast(),
+                        NOTHING.len(),
+                        libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+                    )
+                };
+            } else {
+                (still, moving) = (0, moving.saturating_add(1));
             }
+            before = now;
         }
     });
 }
@@ -560,16 +596,18 @@ fn answer_from_now_on(mut asking: UnixStream) {
 
 fn standing(asked: Asked) -> Option<Standing> {
     // SAFETY: the guest is stopped, so no callback runs: see The answering thread.
-    let probe = unsafe { &mut *PROBE.0.get() }.as_mut()?;
+    let (probe, hot) = unsafe { (&mut *PROBE.0.get(), &mut *HOT.0.get()) };
+    let session = &probe.as_ref()?.session;
     let takes_back = match asked {
         Asked::Where => false,
         Asked::Unmade => true,
-        Asked::Twice => probe.session.is_again(),
+        Asked::Twice => session.is_again(&hot.recent),
     };
-    if takes_back && probe.peek() > 0 {
-        probe.take_back();
+    let running = session.running(&hot.recent);
+    if takes_back && hot.started(running) > 0 {
+        hot.take_back();
     }
-    Some(probe.session.standing(probe.peek()))
+    Some(session.standing(&hot.recent, hot.started(running)))
 }
 
 fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(), String> {
@@ -585,17 +623,12 @@ fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(),
         .map_err(|trouble| format!("the host does not answer: {trouble:?}"))?;
     let scoreboard = qemu.scoreboard_new.map_or(std::ptr::null_mut(), |new| new(size_of::<u64>()));
     let running_total = !matches!(qemu.counting, Counting::Marker { .. });
-    let probe = Probe {
-        qemu,
-        session,
-        counter: std::ptr::null_mut(),
-        scoreboard,
-        running_total,
-        counted: 0,
-        dead: false,
-    };
-    // SAFETY: no callback is registered yet, so nobody else looks at `PROBE`.
-    unsafe { *PROBE.0.get() = Some(probe) };
+    let probe = Probe { qemu, session, scoreboard, code: Code::default(), handles: Vec::new(), dead: false };
+    // SAFETY: no callback is registered yet, so nobody else looks at `PROBE` and `HOT`.
+    unsafe {
+        *PROBE.0.get() = Some(probe);
+        (*HOT.0.get()).running_total = running_total;
+    }
     if let Some(asking) = asking {
         answer_from_now_on(asking);
     }

@@ -2,9 +2,10 @@
 
 use std::os::unix::net::UnixStream;
 
-use trace::block::{Block, Instruction, Table};
+use trace::block::{Block, Code, Table};
 use trace::codec;
 use trace::message::{FromProbe, PROTOCOL, Standing, ToProbe, Watch};
+use trace::recent::Recent;
 use trace::stream::{Full, Stream, Unaccounted};
 
 /// Why the probe can't go on.
@@ -50,10 +51,11 @@ impl Session {
         system: bool,
     ) -> Result<Self, Trouble> {
         let mut host = host;
+        let table = Table::of(&target);
         codec::write(&mut host, &FromProbe::Hello { protocol: PROTOCOL, plugin_api, target, system })?;
         match codec::read(&mut host)? {
-            Some(ToProbe::Go { credit, from, watch }) => {
-                let (table, stream) = (Table::default(), Stream::at(from));
+            Some(ToProbe::Go { credit, from, watch, keeps }) => {
+                let stream = Stream::at(from, keeps as usize);
                 Ok(Session { host, table, stream, credit, watch, seen: 0, last: None })
             }
             Some(_) => Err(Trouble::Protocol("expected Go")),
@@ -66,8 +68,8 @@ impl Session {
     }
 
     /// The instruction that is `before` instructions into the running block starts, and is watched for.
-    pub(crate) fn started(&mut self, before: u64) -> Result<(), Trouble> {
-        let position = self.stream.end().position + before;
+    pub(crate) fn started(&mut self, recent: &Recent, before: u64) -> Result<(), Trouble> {
+        let position = self.stream.running(&self.table, recent.entries()).0.position + before;
         // It starts again.
         if self.last == Some(position) || self.seen == self.watch.until {
             return Ok(());
@@ -81,36 +83,45 @@ impl Session {
     }
 
     /// Where the guest stands, `started` instructions after the last entry.
-    pub(crate) fn standing(&self, started: u64) -> Standing {
-        let (point, unfinished) = self.stream.standing(started);
+    pub(crate) fn standing(&self, recent: &Recent, started: u64) -> Standing {
+        let (point, unfinished) = self.stream.standing(&self.table, recent.entries(), started);
         Standing { point, unfinished, seen: self.seen }
     }
 
     /// Whether the running block begins with an instruction that is in the stream already, if it was started again.
-    pub(crate) fn is_again(&self) -> bool {
-        self.stream.is_again()
+    pub(crate) fn is_again(&self, recent: &Recent) -> bool {
+        self.stream.is_again(&self.table, recent.entries())
     }
 
-    pub(crate) fn translated(&mut self, instructions: &[Instruction]) -> &'static Block {
-        self.table.intern(instructions)
+    /// The block with these instructions.
+    pub(crate) fn translated(&mut self, code: &Code) -> &'static Block {
+        self.table.intern(code)
     }
 
-    /// `block` is entered; gives back whether that was all that is to be done.
-    #[inline]
-    pub(crate) fn entered_after_whole(&mut self, block: &'static Block, started: u64) -> bool {
-        self.stream.enter_after_whole(block, started)
+    /// The running block.
+    pub(crate) fn running(&self, recent: &Recent) -> Option<&'static Block> {
+        self.stream.running(&self.table, recent.entries()).1
     }
 
-    /// `block` is entered, and there is more to be done.
-    pub(crate) fn entered(&mut self, block: &'static Block, started: u64) -> Result<(), Trouble> {
-        match self.stream.enter(block, started) {
-            Ok(None) => Ok(()),
-            Ok(Some(full)) => self.chunk(full),
-            Err(unaccounted) => Err(unaccounted.into()),
+    /// `block` is entered; all before is settled.
+    pub(crate) fn entered(&mut self, block: u32, started: u64) -> Result<(), Trouble> {
+        match self.stream.enter(self.table.get(block), started)? {
+            Some(full) => self.chunk(full),
+            None => Ok(()),
         }
     }
 
-    /// The run is over: says so and serves questions until the host lets go.
+    /// Takes in what is noted, and has more be noted.
+    pub(crate) fn settle(&mut self, recent: &mut Recent) -> Result<(), Trouble> {
+        let full = self.stream.settle(&self.table, recent.entries());
+        recent.open();
+        match full {
+            Some(full) => self.chunk(full),
+            None => Ok(()),
+        }
+    }
+
+    /// The run is over, and all is settled: says so and serves questions until the host lets go.
     pub(crate) fn ended(&mut self, started: u64) -> Result<(), Trouble> {
         if let Some(full) = self.stream.finish(started)? {
             self.say(&FromProbe::Chunk { index: full.index, digest: full.digest })?;

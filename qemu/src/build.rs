@@ -1,7 +1,7 @@
 //! One QEMU executable: where it lies, its version, what it emulates, and its hash.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
@@ -40,15 +40,21 @@ impl Build {
     /// Where there is none, or it is not a QEMU system emulator with TCG.
     pub fn inspect(name: &Path) -> Result<Self, Error> {
         let path = find(name).ok_or_else(|| Error::Missing(name.to_owned()))?;
-        let says = |argument: &[&str]| {
-            Command::new(&path)
-                .args(argument)
-                .stdin(Stdio::null())
-                .output()
-                .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
-                .map_err(|why| Error::Unrunnable { path: path.clone(), why })
+        let unrunnable = |why| Error::Unrunnable { path: path.clone(), why };
+        let ask = |argument: &[&str]| {
+            let mut command = Command::new(&path);
+            let command =
+                command.args(argument).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.spawn().map_err(unrunnable)
         };
-        let text = says(&["--version"])?;
+        let says = |asked: Child| {
+            let output = asked.wait_with_output().map_err(unrunnable)?;
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        };
+        // It answers while the file is read. Only a QEMU is asked more.
+        let version = ask(&["--version"])?;
+        let sha256 = sha256(&path).map_err(unrunnable);
+        let text = says(version)?;
         let first = text.lines().next().unwrap_or_default();
         if first.starts_with("qemu-") && first.contains(" version ") {
             return Err(Error::UserMode(path));
@@ -56,12 +62,12 @@ impl Build {
         let Some(version) = first.strip_prefix("QEMU emulator version ") else {
             return Err(Error::NotQemu(path));
         };
-        let accelerators = says(&["-accel", "help"])?;
+        let accelerators = says(ask(&["-accel", "help"])?)?;
         if !accelerators.lines().any(|line| line.trim() == "tcg") {
             let has = accelerators.lines().skip(1).map(str::trim).collect::<Vec<_>>().join(", ");
             return Err(Error::NoTcg { path, has: if has.is_empty() { "none".to_owned() } else { has } });
         }
-        let sha256 = sha256(&path).map_err(|why| Error::Unrunnable { path: path.clone(), why })?;
+        let sha256 = sha256?;
         Ok(Build { version: version.to_owned(), sha256, path })
     }
 }

@@ -119,12 +119,32 @@ impl Monitor {
     }
 }
 
+/// How many instructions a replay has retired, asked on its monitor for people, whose answers are a screen's.
+///
+/// # Errors
+/// Where no such monitor answers on `socket`.
+pub fn icount(mut socket: UnixStream) -> Result<u64, Error> {
+    // hmp_info_replay in replay/replay-debugging.c, 7.2 to 11.1.
+    const SAYS: &str = "instruction count = ";
+    socket.set_read_timeout(Some(LIMIT))?;
+    socket.write_all(b"info replay\n")?;
+    let mut said = String::new();
+    for line in BufReader::new(io::Read::take(socket, LONGEST)).split(b'\n') {
+        said = String::from_utf8_lossy(&line?).into_owned();
+        if let Some((_, count)) = said.rsplit_once(SAYS) {
+            let end = count.find(|c: char| !c.is_ascii_digit()).unwrap_or(count.len());
+            return count[..end].parse().map_err(|_| Error::Strange(said));
+        }
+    }
+    Err(Error::Strange(said))
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
 
-    use super::{Error, Monitor};
+    use super::{Error, Monitor, icount};
     use proptest::prelude::*;
 
     /// A monitor whose other end has said `said` and is gone.
@@ -150,7 +170,28 @@ mod tests {
         assert!(matches!(monitor.human("info registers"), Err(Error::Lost(_))));
     }
 
+    /// What is answered to the question for the icount by a monitor for people that says `said`.
+    fn shown(said: &[u8]) -> Result<u64, Error> {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(said).unwrap();
+        theirs.shutdown(std::net::Shutdown::Write).unwrap();
+        std::thread::spawn(move || drop(theirs.read_to_end(&mut Vec::new())));
+        icount(ours)
+    }
+
+    #[test]
+    fn the_icount_is_read_from_the_screen() {
+        let screen = "QEMU 7.2 monitor - type 'help'\r\n(qemu) i\x1b[K\x1b[Din\r\nReplaying execution '/proc/self/fd/9': instruction count = 1234567\r\n(qemu) ";
+        assert_eq!(shown(screen.as_bytes()).unwrap(), 1_234_567);
+        assert!(matches!(shown(b"instruction count = x\n"), Err(Error::Strange(_))));
+    }
+
     proptest! {
+        #[test]
+        fn noise_is_no_icount(noise in prop::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(shown(&noise).is_err());
+        }
+
         #[test]
         fn noise_is_an_error(noise in prop::collection::vec(any::<u8>(), 0..200)) {
             prop_assert!(monitor(&noise).is_err());

@@ -62,6 +62,9 @@ pub enum Error {
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long QEMU may take to end once the probe has let it go.
 const END_LIMIT: Duration = Duration::from_secs(20);
+/// How long the console is left to gather where nobody answers it: QEMU writes each byte by itself, and is held up where
+/// somebody waits for it.
+const GATHERING: Duration = Duration::from_millis(5);
 /// How much of QEMU's standard error is kept, bytes.
 const KEPT_ERRORS: usize = 16 << 10;
 
@@ -92,31 +95,14 @@ pub struct Plan<'a> {
     pub typed: Typing,
     /// Descriptors besides the probe's socket that QEMU shall have, under the same numbers.
     pub passed: &'a [BorrowedFd<'a>],
-    pub control: Control,
-}
-
-/// How a QEMU is commanded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Control {
-    /// By nobody.
-    None,
-    /// It has a monitor that can be asked how things are.
-    Monitor,
-    /// It stands still before the first instruction, and does as it is told.
-    Whole,
+    /// Whether it stands still before the first instruction, and then does as [`Controls`] tell it.
+    pub commanded: bool,
 }
 
 /// The ends of what commands a QEMU, before anything is said on them.
 #[derive(Debug)]
 pub struct Controls {
     pub monitor: UnixStream,
-    /// Only with [`Control::Whole`].
-    pub whole: Option<Whole>,
-}
-
-/// What commands a QEMU wholly.
-#[derive(Debug)]
-pub struct Whole {
     pub stub: UnixStream,
     /// Where the probe is asked while the guest stands still.
     pub asking: UnixStream,
@@ -134,6 +120,8 @@ pub struct Run {
     readers: Vec<JoinHandle<()>>,
     ended: Option<ExitStatus>,
     controls: Option<Controls>,
+    /// The end of a replay's monitor for people.
+    waking: Option<UnixStream>,
     /// What the probe said of the build; without one nothing.
     pub plugin_api: i32,
     pub target: String,
@@ -170,24 +158,20 @@ impl Run {
             Ok((ours, fd))
         };
         let mut controls = None;
-        if plan.control != Control::None {
-            let (monitor, fd) = pair()?;
-            command
-                .args(["-chardev", &format!("socket,id=tandem-monitor,fd={fd}")])
-                .args(["-mon", "chardev=tandem-monitor,mode=control"]);
-            controls = Some(Controls { monitor, whole: None });
-        }
-        if let (Control::Whole, Some(controls)) = (plan.control, &mut controls) {
-            let ((stub, fd), (asking, asking_fd)) = (pair()?, pair()?);
+        if plan.commanded {
+            let ((monitor, fd), (stub, stub_fd), (asking, asking_fd)) = (pair()?, pair()?, pair()?);
             command
                 .arg("-S")
-                .args(["-chardev", &format!("socket,id=tandem-stub,fd={fd}")])
+                .args(["-chardev", &format!("socket,id=tandem-monitor,fd={fd}")])
+                .args(["-mon", "chardev=tandem-monitor,mode=control"])
+                .args(["-chardev", &format!("socket,id=tandem-stub,fd={stub_fd}")])
                 .args(["-gdb", "chardev:tandem-stub"]);
             plugin.push(format!("asking={asking_fd}"));
-            controls.whole = Some(Whole { stub, asking });
+            controls = Some(Controls { monitor, stub, asking });
         }
         // A replay would sleep wherever the recording did, and longer where something from outside woke that. A monitor
-        // is what its main loop can be woken through.
+        // for people is what its main loop can be woken through: one for programs has a thread of its own, and the vCPU
+        // wakes that too, whenever a timer has run out (monitor/qmp.c and util/async.c, 7.2 and 10.0).
         let mut waking = None;
         if plan.probe.is_some() && plan.arguments.iter().any(|argument| argument.contains("rr=replay")) {
             let (ours, fd) = pair()?;
@@ -207,13 +191,17 @@ impl Run {
         passed.extend(waking.iter().map(AsRawFd::as_raw_fd));
         hand_over(&mut command, passed, Signal::SIGKILL);
         let mut child = command.spawn().map_err(|why| Error::Start { path: plan.build.path.clone(), why })?;
-        drop((guest, theirs, waking));
+        drop((guest, theirs));
         let errors = Arc::new(Mutex::new(Vec::new()));
         let mut readers = Vec::new();
         if let Some(stdout) = child.stdout.take() {
             let tell = tell.clone();
+            let pause = if matches!(plan.typed, Typing::Nothing) { GATHERING } else { Duration::ZERO };
             readers.push(std::thread::spawn(move || {
-                read_all(stdout, |bytes| tell(Happening::Console(bytes.to_vec())))
+                read_all(stdout, |bytes| {
+                    tell(Happening::Console(bytes.to_vec()));
+                    std::thread::sleep(pause);
+                });
             }));
         }
         if let Some(stderr) = child.stderr.take() {
@@ -240,6 +228,7 @@ impl Run {
             readers,
             ended: None,
             controls,
+            waking,
             plugin_api: 0,
             target: String::new(),
         };
@@ -295,6 +284,12 @@ impl Run {
     /// What commands it, the first time that this is asked; only where the plan says so.
     pub fn controls(&mut self) -> Option<Controls> {
         self.controls.take()
+    }
+
+    /// Where a replay with the probe can be asked by [`monitor::icount`](crate::monitor::icount), the first time that
+    /// this is asked.
+    pub fn asked(&mut self) -> Option<UnixStream> {
+        self.waking.take()
     }
 
     /// Tells the probe something. Where QEMU has just died the message is lost: a

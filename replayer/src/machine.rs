@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use qemu::arguments::Refusal;
 use qemu::build::Build;
 use qemu::monitor::{self, Monitor};
-use qemu::run::{self, Control, Happening, Plan, Run, Typing, Whole, describe};
+use qemu::run::{self, Controls, Happening, Plan, Run, Typing, describe};
 use qemu::stub::{self, Stub, from_hex};
 use serde_json::{Value, json};
 use trace::block::Instruction;
@@ -162,13 +162,12 @@ impl<'a> Machine<'a> {
             probe: Some(setting.probe),
             typed: Typing::Nothing,
             passed: &passed,
-            control: Control::Whole,
+            commanded: true,
         };
         let mut run = Run::start(&plan, move |happening| drop(tell.send(happening)))?;
-        let controls = run.controls().and_then(|controls| Some((controls.monitor, controls.whole?)));
-        let (monitor, Whole { stub, asking }) =
-            controls.ok_or_else(|| Error::Probe("it has no controls".to_owned()))?;
-        run.say(&ToProbe::Go { credit: u64::MAX, from: point, watch });
+        let controls = run.controls().ok_or_else(|| Error::Probe("it has no controls".to_owned()))?;
+        let Controls { monitor, stub, asking } = controls;
+        run.say(&ToProbe::Go { credit: u64::MAX, from: point, watch, keeps: 0 });
         let up = || -> Result<_, Error> {
             let mut monitor = Monitor::greet(monitor)?;
             let stub = Stub::attach(stub)?;

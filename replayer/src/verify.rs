@@ -8,11 +8,11 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use qemu::build::Build;
-use qemu::monitor::{self, Monitor};
-use qemu::run::{self, Control, Happening, Plan, Run, Typing, describe};
+use qemu::monitor;
+use qemu::run::{self, Happening, Plan, Run, Typing, describe};
 use recorder::account::grouped;
 use recorder::reader::{self, Reader};
-use trace::message::{CHUNK, FromProbe, KEPT, Point, ToProbe, Watch};
+use trace::message::{CHUNK, FromProbe, Point, ToProbe, Watch};
 
 use crate::source::{self, Source};
 use crate::standstill::Standstill;
@@ -55,6 +55,9 @@ fn so_far(identical: u64, other: bool) -> String {
 
 /// How long a replay may go without a full chunk.
 pub const STALL: Duration = Duration::from_secs(30);
+
+/// Chunks that the probe remembers: the one with the place of the proof, and one more.
+const KEPT: u32 = 2;
 
 /// What a replay has proven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,14 +106,15 @@ pub fn verify(
         probe: Some(request.probe),
         typed: Typing::Nothing,
         passed: &[source.log()],
-        control: Control::Monitor,
+        commanded: false,
     };
     let mut run = Run::start(&plan, move |happening| drop(tell.send(happening)))?;
     // It must not run so far behind the place of the proof that it forgets the digest there before it is asked.
     run.say(&ToProbe::Go {
-        credit: proven.position / CHUNK + KEPT - 1,
+        credit: proven.position / CHUNK + u64::from(KEPT) - 1,
         from: Point::START,
         watch: Watch::default(),
+        keeps: KEPT,
     });
     let mut chunks = 0;
     let mut moved = Instant::now();
@@ -227,8 +231,7 @@ pub fn verify(
 
 /// Why and where a replay stands still whose first `identical` instructions are the recorded ones.
 fn stalled(recording: &mut Reader, request: &Request, mut run: Run, identical: u64) -> Error {
-    let asked = run.controls().map_or(Err(monitor::Error::Mute), |controls| Monitor::greet(controls.monitor));
-    match asked.and_then(|mut monitor| monitor.icount()) {
+    match run.asked().map_or(Err(monitor::Error::Mute), monitor::icount) {
         Ok(icount) => match Standstill::at(recording, icount) {
             Ok(place) => {
                 let other = request.build.sha256 != recording.manifest.build.sha256;

@@ -27,7 +27,7 @@ const WITHIN: u64 = (1 << 10) - 1;
 
 /// The pages that instructions are fetched from have 4 KiB on most targets: QEMU 7.2 is in doubt about the bytes behind
 /// a page's end.
-const PAGE: u64 = 1 << 12;
+pub(crate) const PAGE: u64 = 1 << 12;
 
 /// What stands for the instruction at `address` with these bytes.
 #[must_use]
@@ -75,6 +75,33 @@ impl Step {
     }
 }
 
+/// The powers of M up to four of QEMU's largest blocks.
+static POWERS: [u64; 2049] = {
+    let mut powers = [1; 2049];
+    let mut exponent = 1;
+    while exponent < powers.len() {
+        powers[exponent] = M.wrapping_mul(powers[exponent - 1]);
+        exponent += 1;
+    }
+    powers
+};
+
+/// The digest of a stream with digest `digest`, after four runs of which the digests by themselves and the numbers of
+/// instructions are given. `None` where they are more than four blocks can have.
+///
+/// No product waits for that of the run before, as it would one by one.
+#[inline]
+#[must_use]
+pub fn after_four(digest: u64, runs: [u64; 4], counts: [u64; 4]) -> Option<u64> {
+    let (behind_b, behind_a) = (counts[2] + counts[3], counts[1] + counts[2] + counts[3]);
+    let power = |count: u64| POWERS.get(usize::try_from(count).ok()?);
+    let before = digest.wrapping_mul(*power(counts[0] + behind_a)?);
+    let a = runs[0].wrapping_mul(*power(behind_a)?);
+    let b = runs[1].wrapping_mul(*power(behind_b)?);
+    let c = runs[2].wrapping_mul(*power(counts[3])?);
+    Some(before.wrapping_add(a).wrapping_add(b).wrapping_add(c.wrapping_add(runs[3])))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +146,15 @@ mod tests {
                 rest = after;
             }
             prop_assert_eq!(digest, one_by_one(&addresses));
+        }
+
+        #[test]
+        fn four_runs_at_once_are_as_one_by_one(runs in prop::array::uniform4(prop::collection::vec(any::<u64>(), 0..513)),
+                                               digest in any::<u64>()) {
+            let known = runs.each_ref().map(|run| Step::over(run).after(0));
+            let counts = runs.each_ref().map(|run| run.len() as u64);
+            let one_by_one = runs.iter().fold(digest, |digest, run| Step::over(run).after(digest));
+            prop_assert_eq!(after_four(digest, known, counts), Some(one_by_one));
         }
 
         #[test]

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::block::Instruction;
 
 /// Changes with every change of these messages: a probe and a host of two releases must not talk.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// The environment variable in which the host names the level of QEMU's plugin interface, where only QEMU's version
 /// tells it.
@@ -21,9 +21,6 @@ pub const API: &str = "TANDEM_PLUGIN_API";
 
 /// Instructions in a chunk: 2^20.
 pub const CHUNK: u64 = 1 << 20;
-
-/// How many whole chunks a probe remembers beside the one that it is in.
-pub const KEPT: u64 = 18;
 
 /// The most digests that one [`ToProbe::Digests`] may ask for.
 pub const MOST_DIGESTS: u64 = 1 << 18;
@@ -57,8 +54,9 @@ pub enum FromProbe {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToProbe {
     /// Run, up to the end of `credit` chunks counted from the start. What QEMU runs begins at `from`, and `watch` says
-    /// what to look out for.
-    Go { credit: u64, from: Point, watch: Watch },
+    /// what to look out for. `keeps`: how many whole chunks are remembered beside the one that it is in, to be asked for; the
+    /// memory for them is not for nothing.
+    Go { credit: u64, from: Point, watch: Watch, keeps: u32 },
     /// Run on, up to the end of `credit` chunks counted from the start.
     Credit(u64),
     /// The digests at each position from `from` to `to`, both included.

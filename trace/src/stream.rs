@@ -12,9 +12,9 @@
 
 use std::collections::VecDeque;
 
-use crate::block::{Block, Instruction, Table};
-use crate::digest::{Step, append};
-use crate::message::{CHUNK, KEPT, MOST_DIGESTS, Point, Visit, Window};
+use crate::block::{Block, Entry, Instruction, Table};
+use crate::digest::{Step, after_four, append};
+use crate::message::{CHUNK, MOST_DIGESTS, Point, Visit, Window};
 
 /// Marks an entry whose number of instructions follows in the next word.
 const PARTIAL: u32 = 1 << 31;
@@ -27,25 +27,20 @@ struct Chunk {
     digest: u64,
     /// Instructions of the first entry that belong to the chunk before.
     skip: u32,
-    /// Block numbers; with [`PARTIAL`] set, the next word says how many instructions ran. The first `filled` words count.
+    /// Block numbers; with [`PARTIAL`] set, the next word says how many instructions ran.
     entries: Vec<u32>,
-    filled: usize,
 }
 
 impl Chunk {
     fn push(&mut self, block: u32, count: u32, ran: u32) {
-        if self.entries.len() < self.filled + 2 {
-            self.entries.resize((2 * self.entries.len()).max(1 << 12), 0);
-        }
         let words = if ran == count { &[block][..] } else { &[block | PARTIAL, ran] };
-        self.entries[self.filled..][..words.len()].copy_from_slice(words);
-        self.filled += words.len();
+        self.entries.extend_from_slice(words);
     }
 
     /// Its entries, expanded. The last may reach into the next chunk.
     fn visits<'a>(&'a self, table: &'a Table) -> impl Iterator<Item = (&'static Block, Visit)> + 'a {
         let mut skip = self.skip;
-        let mut words = self.entries[..self.filled].iter().copied();
+        let mut words = self.entries.iter().copied();
         std::iter::from_fn(move || {
             let word = words.next()?;
             let block = table.get(word & !PARTIAL);
@@ -89,14 +84,15 @@ pub struct Stream {
     /// Where the current chunk ends.
     boundary: u64,
     current: Chunk,
-    /// The chunks before, oldest first.
+    /// The chunks before, oldest first, and how many at the most.
     kept: VecDeque<Chunk>,
+    keeps: usize,
 }
 
 impl Stream {
-    /// A stream that goes on from `point`.
+    /// A stream that goes on from `point` and remembers `keeps` whole chunks.
     #[must_use]
-    pub fn at(point: Point) -> Self {
+    pub fn at(point: Point, keeps: usize) -> Self {
         let Point { position, digest } = point;
         Stream {
             running: None,
@@ -104,8 +100,9 @@ impl Stream {
             digest,
             left_out: None,
             boundary: chunk_end(position),
-            current: Chunk { first: position, digest, skip: 0, entries: Vec::new(), filled: 0 },
+            current: Chunk { first: position, digest, skip: 0, entries: Vec::new() },
             kept: VecDeque::new(),
+            keeps,
         }
     }
 
@@ -115,17 +112,74 @@ impl Stream {
         Point { position: self.position, digest: self.digest }
     }
 
+    /// Takes in the blocks entered since the last entry, each left at its end but the last, which runs. They have fewer
+    /// instructions than a chunk.
+    pub fn settle(&mut self, table: &Table, recent: &[Entry]) -> Option<Full> {
+        let (last, left) = recent.split_last()?;
+        let mut full = self.running.and_then(|running| self.leave_whole(table, running.id()));
+        // Four at a time: one by one each would wait for the digest of the one before.
+        let (fours, rest) = left.as_chunks();
+        self.current.entries.reserve(left.len());
+        for &[a, b, c, d] in fours {
+            let count = a.count() + b.count() + c.count() + d.count();
+            let digests = [
+                table.digest(a.block()),
+                table.digest(b.block()),
+                table.digest(c.block()),
+                table.digest(d.block()),
+            ];
+            let counts = [a.count(), b.count(), c.count(), d.count()];
+            if let Some(digest) = after_four(self.digest, digests, counts)
+                && self.position + count < self.boundary
+            {
+                self.current.entries.extend_from_slice(&[a.block(), b.block(), c.block(), d.block()]);
+                self.position += count;
+                self.digest = digest;
+            } else {
+                for entry in [a, b, c, d] {
+                    full = self.leave_whole(table, entry.block()).or(full);
+                }
+            }
+        }
+        for entry in rest {
+            full = self.leave_whole(table, entry.block()).or(full);
+        }
+        self.running = Some(table.get(last.block()));
+        full
+    }
+
+    /// Appends the block with number `id`.
+    fn leave_whole(&mut self, table: &Table, id: u32) -> Option<Full> {
+        let block = table.get(id);
+        self.take_in(block, block.count())
+    }
+
+    /// The block that runs and where it begins, with those that have still to be taken in.
+    #[must_use]
+    pub fn running(&self, table: &Table, recent: &[Entry]) -> (Point, Option<&'static Block>) {
+        let (mut end, mut running) = (self.end(), self.running);
+        for &next in recent {
+            if let Some(before) = running {
+                end.position += u64::from(before.count());
+                end.digest = Step::over(before.identities()).after(end.digest);
+            }
+            running = Some(table.get(next.block()));
+        }
+        (end, running)
+    }
+
     /// Behind the last instruction that has started, `started` of them since the last entry; and that one where it is not
     /// its block's last.
     #[must_use]
-    pub fn standing(&self, started: u64) -> (Point, Option<Instruction>) {
-        let identities = self.running.map(Block::identities).unwrap_or_default();
+    pub fn standing(&self, table: &Table, recent: &[Entry], started: u64) -> (Point, Option<Instruction>) {
+        let (begin, running) = self.running(table, recent);
+        let identities = running.map(Block::identities).unwrap_or_default();
         let ran = usize::try_from(started).unwrap_or(usize::MAX).min(identities.len());
         let point = Point {
-            position: self.position + ran as u64,
-            digest: Step::over(&identities[..ran]).after(self.digest),
+            position: begin.position + ran as u64,
+            digest: Step::over(&identities[..ran]).after(begin.digest),
         };
-        let last = self.running.filter(|block| ran > 0 && ran < block.identities().len());
+        let last = running.filter(|block| ran > 0 && ran < block.identities().len());
         let unfinished = last.and_then(|block| block.instructions().into_iter().nth(ran - 1));
         (point, unfinished)
     }
@@ -133,26 +187,8 @@ impl Stream {
     /// Whether the running block begins with an instruction that is in the stream already: it had started as the last of
     /// the block before, where [`enter`](Self::enter) can't know that it starts again.
     #[must_use]
-    pub fn is_again(&self) -> bool {
-        self.left_out != Some(self.position)
-    }
-
-    /// `block` is entered, and the one before has run wholly and within its chunk: what nearly always happens. Gives back
-    /// whether it is so; else nothing has happened, and it is [`enter`](Self::enter)'s.
-    #[inline]
-    pub fn enter_after_whole(&mut self, block: &'static Block, started: u64) -> bool {
-        let Some(before) = self.running else { return false };
-        let end = self.position + started;
-        if started != u64::from(before.count()) || end >= self.boundary {
-            return false;
-        }
-        let Some(entry) = self.current.entries.get_mut(self.current.filled) else { return false };
-        *entry = before.id();
-        self.current.filled += 1;
-        self.digest = before.step().after(self.digest);
-        self.position = end;
-        self.running = Some(block);
-        true
+    pub fn is_again(&self, table: &Table, recent: &[Entry]) -> bool {
+        self.left_out != Some(self.running(table, recent).0.position)
     }
 
     /// `block` is entered; `started` instructions have started since the entry before.
@@ -160,9 +196,6 @@ impl Stream {
     /// # Errors
     /// Where the entry before does not account for `started`.
     pub fn enter(&mut self, block: &'static Block, started: u64) -> Result<Option<Full>, Unaccounted> {
-        if self.enter_after_whole(block, started) {
-            return Ok(None);
-        }
         let Some(before) = self.running.replace(block) else { return Ok(None) };
         self.leave(before, started, block.identities().first().copied())
     }
@@ -188,7 +221,7 @@ impl Stream {
         let mut ran = match u32::try_from(started) {
             Ok(ran) if ran <= block.count() => ran,
             _ => {
-                let address = block.addresses()[0];
+                let address = block.begin();
                 return Err(Unaccounted { address, count: block.count(), started });
             }
         };
@@ -196,9 +229,12 @@ impl Stream {
             ran -= 1;
             self.left_out = Some(self.position + u64::from(ran));
         }
-        if ran == 0 {
-            return Ok(None);
-        }
+        Ok(if ran == 0 { None } else { self.take_in(block, ran) })
+    }
+
+    /// Appends the first `ran` instructions of `block`.
+    fn take_in(&mut self, block: &'static Block, ran: u32) -> Option<Full> {
+        let identities = block.identities();
         let end = self.position + u64::from(ran);
         let mut full = None;
         let mut rest = &identities[..ran as usize];
@@ -217,18 +253,17 @@ impl Stream {
         }
         self.digest = Step::over(rest).after(self.digest);
         self.position = end;
-        Ok(full)
+        full
     }
 
     /// Starts the next chunk at the boundary, with the entries' memory of the oldest one.
     fn turn(&mut self) {
-        let entries = if self.kept.len() as u64 == KEPT {
-            self.kept.pop_front().map(|chunk| chunk.entries).unwrap_or_default()
-        } else {
-            Vec::new()
-        };
-        let next = Chunk { first: self.boundary, digest: self.digest, skip: 0, entries, filled: 0 };
-        self.kept.push_back(std::mem::replace(&mut self.current, next));
+        let full = std::mem::take(&mut self.current);
+        self.kept.push_back(full);
+        let oldest = if self.kept.len() > self.keeps { self.kept.pop_front() } else { None };
+        let mut entries = oldest.map(|chunk| chunk.entries).unwrap_or_default();
+        entries.clear();
+        self.current = Chunk { first: self.boundary, digest: self.digest, skip: 0, entries };
         self.boundary += CHUNK;
     }
 
@@ -302,7 +337,7 @@ mod tests {
     fn block(table: &mut Table, addresses: &[u64]) -> &'static Block {
         let instructions: Vec<_> =
             addresses.iter().map(|&address| Instruction { address, bytes: vec![0x90] }).collect();
-        table.intern(&instructions)
+        table.intern(&instructions.iter().collect())
     }
 
     fn plain(addresses: &[u64]) -> u64 {
@@ -322,7 +357,7 @@ mod tests {
 
     #[test]
     fn a_fault_in_the_middle_counts_what_started() {
-        let (mut table, mut stream) = (Table::default(), Stream::at(Point::START));
+        let (mut table, mut stream) = (Table::of(""), Stream::at(Point::START, 2));
         let (a, handler) = (block(&mut table, &[1, 2, 3, 4]), block(&mut table, &[100, 101]));
         stream.enter(a, 0).unwrap();
         stream.enter(handler, 3).unwrap();
@@ -332,7 +367,7 @@ mod tests {
 
     #[test]
     fn an_instruction_that_starts_again_at_once_counts_once() {
-        let (mut table, mut stream) = (Table::default(), Stream::at(Point::START));
+        let (mut table, mut stream) = (Table::of(""), Stream::at(Point::START, 2));
         let (a, again, rest) =
             (block(&mut table, &[1, 2, 3, 4]), block(&mut table, &[2]), block(&mut table, &[3, 4]));
         stream.enter(a, 0).unwrap();
@@ -345,13 +380,13 @@ mod tests {
     #[test]
     fn who_knows_that_an_instruction_starts_again_can_say_so() {
         for (first, left_out) in [(&[1, 2, 3][..], true), (&[1, 2], false)] {
-            let (mut table, mut stream) = (Table::default(), Stream::at(Point::START));
+            let (mut table, mut stream) = (Table::of(""), Stream::at(Point::START, 2));
             let (block_of_it, again, rest) =
                 (block(&mut table, first), block(&mut table, &[2]), block(&mut table, &[3]));
             stream.enter(block_of_it, 0).unwrap();
             // A watchpoint's second start of the instruction at 2, which as a block's last is in the stream by then.
             stream.enter(again, 2).unwrap();
-            assert_eq!(stream.is_again(), !left_out);
+            assert_eq!(stream.is_again(&table, &[]), !left_out);
             let started = u64::from(left_out);
             stream.enter(rest, started).unwrap();
             stream.finish(1).unwrap();
@@ -361,7 +396,7 @@ mod tests {
 
     #[test]
     fn a_loop_of_one_instruction_counts_each_time() {
-        let (mut table, mut stream) = (Table::default(), Stream::at(Point::START));
+        let (mut table, mut stream) = (Table::of(""), Stream::at(Point::START, 2));
         let a = block(&mut table, &[7]);
         stream.enter(a, 0).unwrap();
         stream.enter(a, 1).unwrap();
@@ -372,7 +407,7 @@ mod tests {
 
     #[test]
     fn more_starts_than_instructions_is_an_error() {
-        let (mut table, mut stream) = (Table::default(), Stream::at(Point::START));
+        let (mut table, mut stream) = (Table::of(""), Stream::at(Point::START, 2));
         let a = block(&mut table, &[7, 8]);
         stream.enter(a, 0).unwrap();
         assert_eq!(stream.enter(a, 3), Err(Unaccounted { address: 7, count: 2, started: 3 }));
@@ -380,9 +415,9 @@ mod tests {
 
     #[test]
     fn a_stream_that_goes_on_from_a_point_is_the_same_from_there_on() {
-        let mut table = Table::default();
+        let mut table = Table::of("");
         let (a, b) = (block(&mut table, &[1, 2, 3]), block(&mut table, &[7, 8, 9, 10]));
-        let mut whole = Stream::at(Point::START);
+        let mut whole = Stream::at(Point::START, 2);
         let mut later: Option<Stream> = None;
         let mut fulls = (Vec::new(), Vec::new());
         whole.enter(a, 0).unwrap();
@@ -390,9 +425,9 @@ mod tests {
             let (next, before) = if turn % 2 == 0 { (b, a) } else { (a, b) };
             if turn == 1000 {
                 // As a restored machine does: it stands behind a whole block.
-                let (point, unfinished) = whole.standing(before.count().into());
+                let (point, unfinished) = whole.standing(&table, &[], before.count().into());
                 assert_eq!(unfinished, None);
-                later = Some(Stream::at(point));
+                later = Some(Stream::at(point, 2));
             }
             fulls.0.extend(whole.enter(next, before.count().into()).unwrap());
             if let Some(later) = &mut later {
@@ -414,16 +449,19 @@ mod tests {
 
     #[test]
     fn where_it_stands_is_behind_what_has_started() {
-        let mut table = Table::default();
+        let mut table = Table::of("");
         let a = block(&mut table, &[1, 2, 3]);
-        let mut stream = Stream::at(Point::START);
-        assert_eq!(stream.standing(0), (Point::START, None));
+        let mut stream = Stream::at(Point::START, 2);
+        assert_eq!(stream.standing(&table, &[], 0), (Point::START, None));
         stream.enter(a, 0).unwrap();
-        assert_eq!(stream.standing(0), (Point::START, None));
+        assert_eq!(stream.standing(&table, &[], 0), (Point::START, None));
         let two = Point { position: 2, digest: plain(&[1, 2]) };
-        assert_eq!(stream.standing(2), (two, Some(Instruction { address: 2, bytes: vec![0x90] })));
+        assert_eq!(
+            stream.standing(&table, &[], 2),
+            (two, Some(Instruction { address: 2, bytes: vec![0x90] }))
+        );
         let three = Point { position: 3, digest: plain(&[1, 2, 3]) };
-        assert_eq!(stream.standing(3), (three, None));
+        assert_eq!(stream.standing(&table, &[], 3), (three, None));
     }
 
     proptest! {
@@ -438,8 +476,9 @@ mod tests {
             let length = (CHUNK * 2 + CHUNK / 2) as usize;
             let address = |position: usize| 0x1000 + position as u64 % period;
             let mut streams = Vec::new();
-            for cuts in [cuts_a, cuts_b] {
-                let (mut table, mut stream, mut fulls) = (Table::default(), Stream::at(Point::START), Vec::new());
+            for (cuts, batched) in [(cuts_a, false), (cuts_b, true)] {
+                let (mut recent, mut whole) = (Vec::new(), false);
+                let (mut table, mut stream, mut fulls) = (Table::of(""), Stream::at(Point::START, 2), Vec::new());
                 let (mut position, mut started) = (0usize, 0u64);
                 for (count, lost) in cuts.into_iter().cycle() {
                     if position >= length { break; }
@@ -448,10 +487,20 @@ mod tests {
                     let addresses: Vec<u64> = (position..position + ran).map(address)
                         .chain((0..lost).map(|k| 0xdead_0000 + k as u64)).collect();
                     let entered = block(&mut table, &addresses);
-                    fulls.extend(stream.enter(entered, started).unwrap());
+                    // As the probe does: those left at their end are noted, and taken in together.
+                    if whole && started > 0 && recent.len() < 1024 {
+                        recent.push(entered.entry());
+                    } else {
+                        fulls.extend(stream.settle(&table, &recent));
+                        recent.clear();
+                        fulls.extend(stream.enter(entered, started).unwrap());
+                    }
+                    prop_assert_eq!(stream.running(&table, &recent).0.position, position as u64);
+                    whole = batched && lost == 0;
                     started = ran as u64;
                     position += ran;
                 }
+                fulls.extend(stream.settle(&table, &recent));
                 fulls.extend(stream.finish(started).unwrap());
                 streams.push((stream, table, fulls));
             }

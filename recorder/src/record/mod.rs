@@ -18,7 +18,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use qemu::arguments::{Arguments, Refusal, Time};
 use qemu::build::Build;
-use qemu::run::{self, Control, Happening, Plan, Run, Typing};
+use qemu::run::{self, Happening, Plan, Run, Typing};
 use trace::message::{CHUNK, Point, ToProbe, Watch};
 
 use crate::format::Kind;
@@ -146,7 +146,7 @@ pub fn record(request: Request, show: &mut Show) -> Result<Recorded, Error> {
             (true, Some(_)) => Typing::Taken(Arc::clone(&typed)),
         },
         passed: &[log_end.as_fd()],
-        control: Control::None,
+        commanded: false,
     };
     let mut run = match Run::start(&plan, move |happening| drop(told.send(Come::Run(happening)))) {
         Ok(run) => run,
@@ -162,7 +162,8 @@ pub fn record(request: Request, show: &mut Show) -> Result<Recorded, Error> {
     if let Some(typed) = request.typed {
         std::thread::spawn(move || read_typed(typed, &tell));
     }
-    run.say(&ToProbe::Go { credit: u64::MAX, from: Point::START, watch: Watch::default() });
+    // What is asked for at the end reaches back by less than a chunk.
+    run.say(&ToProbe::Go { credit: u64::MAX, from: Point::START, watch: Watch::default(), keeps: 2 });
     let has_witness = request.probe.is_some();
     let mut session = Session::new(writer, run, has_witness, request.limits, request.script, waiting);
     session.follow(request.interrupts, show, &come);
