@@ -3,7 +3,7 @@
 //! QEMU translates the same code again and again (after a flush, a write to its page, for one I/O
 //! instruction). The table interns: equal code gets the block that is already there, so its size follows the
 //! guest's distinct code and not the length of the run. Blocks are never freed, because code that QEMU has
-//! already generated carries their addresses.
+//! already generated carries their numbers.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
