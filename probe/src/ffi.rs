@@ -430,7 +430,10 @@ extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
 
 /// `before`: instructions of the block that are before this one.
 extern "C" fn insn_started(_: c_uint, before: *mut c_void) {
-    guarded(|probe, hot| probe.session.started(&hot.recent, before.addr() as u64));
+    guarded(|probe, hot| {
+        probe.session.settle(&mut hot.recent)?;
+        probe.session.started(before.addr() as u64)
+    });
 }
 
 /// `TOTAL`: whether the counter is a running total. Nothing on the usual way calls anything, so that it needs no frame:
@@ -463,7 +466,7 @@ extern "C" fn entered(entry: u64) {
     SETTLED.store(SETTLED.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     guarded(|probe, hot| {
         probe.session.settle(&mut hot.recent)?;
-        let started = hot.started(probe.session.running(&hot.recent));
+        let started = hot.started(probe.session.running());
         probe.session.entered(entry.block(), started)?;
         hot.begin(entry.marks());
         Ok(())
@@ -473,7 +476,7 @@ extern "C" fn entered(entry: u64) {
 extern "C" fn exiting(_: *mut c_void) {
     guarded(|probe, hot| {
         probe.session.settle(&mut hot.recent)?;
-        probe.session.ended(hot.started(probe.session.running(&hot.recent)))?;
+        probe.session.ended(hot.started(probe.session.running()))?;
         probe.dead = true;
         Ok(())
     });
@@ -597,17 +600,22 @@ fn answer_from_now_on(mut asking: UnixStream) {
 fn standing(asked: Asked) -> Option<Standing> {
     // SAFETY: the guest is stopped, so no callback runs: see The answering thread.
     let (probe, hot) = unsafe { (&mut *PROBE.0.get(), &mut *HOT.0.get()) };
-    let session = &probe.as_ref()?.session;
+    let probe = probe.as_mut()?;
+    let session = &mut probe.session;
+    if !probe.dead {
+        // No credit is waited for here: the host gives what it asks about all that there is.
+        session.settle(&mut hot.recent).ok()?;
+    }
     let takes_back = match asked {
         Asked::Where => false,
         Asked::Unmade => true,
-        Asked::Twice => session.is_again(&hot.recent),
+        Asked::Twice => session.is_again(),
     };
-    let running = session.running(&hot.recent);
+    let running = session.running();
     if takes_back && hot.started(running) > 0 {
         hot.take_back();
     }
-    Some(session.standing(&hot.recent, hot.started(running)))
+    Some(session.standing(hot.started(running)))
 }
 
 fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(), String> {

@@ -67,9 +67,10 @@ impl Session {
         &self.watch
     }
 
-    /// The instruction that is `before` instructions into the running block starts, and is watched for.
-    pub(crate) fn started(&mut self, recent: &Recent, before: u64) -> Result<(), Trouble> {
-        let position = self.stream.running(&self.table, recent.entries()).0.position + before;
+    /// All before the running block is settled; the instruction that is `before` instructions into it starts, and is
+    /// watched for.
+    pub(crate) fn started(&mut self, before: u64) -> Result<(), Trouble> {
+        let position = self.stream.end().position + before;
         // It starts again.
         if self.last == Some(position) || self.seen == self.watch.until {
             return Ok(());
@@ -82,15 +83,15 @@ impl Session {
         Ok(())
     }
 
-    /// Where the guest stands, `started` instructions after the last entry.
-    pub(crate) fn standing(&self, recent: &Recent, started: u64) -> Standing {
-        let (point, unfinished) = self.stream.standing(&self.table, recent.entries(), started);
+    /// Where the guest stands, `started` instructions after the last entry; all before is settled.
+    pub(crate) fn standing(&self, started: u64) -> Standing {
+        let (point, unfinished) = self.stream.standing(started);
         Standing { point, unfinished, seen: self.seen }
     }
 
     /// Whether the running block begins with an instruction that is in the stream already, if it was started again.
-    pub(crate) fn is_again(&self, recent: &Recent) -> bool {
-        self.stream.is_again(&self.table, recent.entries())
+    pub(crate) fn is_again(&self) -> bool {
+        self.stream.is_again()
     }
 
     /// The block with these instructions.
@@ -98,9 +99,9 @@ impl Session {
         self.table.intern(code)
     }
 
-    /// The running block.
-    pub(crate) fn running(&self, recent: &Recent) -> Option<&'static Block> {
-        self.stream.running(&self.table, recent.entries()).1
+    /// The running block, where all before it is settled.
+    pub(crate) fn running(&self) -> Option<&'static Block> {
+        self.stream.running()
     }
 
     /// `block` is entered; all before is settled.

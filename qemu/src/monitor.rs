@@ -123,10 +123,16 @@ impl Monitor {
 ///
 /// # Errors
 /// Where no such monitor answers on `socket`.
-pub fn icount(mut socket: UnixStream) -> Result<u64, Error> {
+pub fn icount(socket: UnixStream) -> Result<u64, Error> {
+    shown_within(LIMIT, socket)
+}
+
+fn shown_within(limit: Duration, mut socket: UnixStream) -> Result<u64, Error> {
     // hmp_info_replay in replay/replay-debugging.c, 7.2 to 11.1.
     const SAYS: &str = "instruction count = ";
-    socket.set_read_timeout(Some(LIMIT))?;
+    socket.set_read_timeout(Some(limit))?;
+    // A main loop that hangs reads nothing, and what wakes it has filled the socket.
+    socket.set_write_timeout(Some(limit))?;
     socket.write_all(b"info replay\n")?;
     let mut said = String::new();
     for line in BufReader::new(io::Read::take(socket, LONGEST)).split(b'\n') {
@@ -143,8 +149,9 @@ pub fn icount(mut socket: UnixStream) -> Result<u64, Error> {
 mod tests {
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
+    use std::time::Duration;
 
-    use super::{Error, Monitor, icount};
+    use super::{Error, Monitor, icount, shown_within};
     use proptest::prelude::*;
 
     /// A monitor whose other end has said `said` and is gone.
@@ -184,6 +191,15 @@ mod tests {
         let screen = "QEMU 7.2 monitor - type 'help'\r\n(qemu) i\x1b[K\x1b[Din\r\nReplaying execution '/proc/self/fd/9': instruction count = 1234567\r\n(qemu) ";
         assert_eq!(shown(screen.as_bytes()).unwrap(), 1_234_567);
         assert!(matches!(shown(b"instruction count = x\n"), Err(Error::Strange(_))));
+    }
+
+    #[test]
+    fn a_monitor_that_reads_nothing_holds_nobody_up() {
+        let (mut ours, _theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        while ours.write(&[1]).is_ok() {}
+        ours.set_nonblocking(false).unwrap();
+        assert!(matches!(shown_within(Duration::from_millis(20), ours), Err(Error::Mute)));
     }
 
     proptest! {
