@@ -45,6 +45,9 @@ pub struct Arguments {
 /// The build to replay on: the one that is named, or the one that recorded.
 pub fn build(recording: &Reader, named: Option<&PathBuf>) -> Result<Build, Failure> {
     let recorded = &recording.manifest.build;
+    if named.is_none() && recorded.is_unchanged() {
+        return Ok(recorded.clone());
+    }
     let build = Build::inspect(named.unwrap_or(&recorded.path))?;
     if named.is_none() && build.sha256 != recorded.sha256 {
         return Err(Failure(format!(

@@ -73,6 +73,15 @@ impl Build {
 }
 
 impl Build {
+    /// Whether the executable is still the file that was looked at, so that it need not be asked again. Never of one that
+    /// is not called as QEMU's are: what a stranger's recording names is run as a QEMU only where it says that it is one.
+    #[must_use]
+    pub fn is_unchanged(&self) -> bool {
+        let name = self.path.file_name().unwrap_or_default();
+        name.as_encoded_bytes().starts_with(b"qemu-system-")
+            && sha256(&self.path).is_ok_and(|now| now == self.sha256)
+    }
+
     /// The release that it is, or that it is developed towards: the major and the minor number.
     #[must_use]
     pub fn release(&self) -> (u32, u32) {
