@@ -1,7 +1,7 @@
 //! `tandem replay`
 
 use std::cell::RefCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ::recorder::account::grouped;
 use ::recorder::reader::Reader;
@@ -10,10 +10,11 @@ use replayer::machine::Setting;
 use replayer::moment::Moment;
 use replayer::source::Source;
 use replayer::symbols::Symbols;
-use replayer::verify::{Request, STALL, Verdict, verify};
+use replayer::verify::{self, Request, STALL, Verdict, verify};
 
 use crate::interrupt::INTERRUPTS;
 use crate::progress::Progress;
+use crate::show::Format;
 use crate::{Failure, Outcome, index, moment};
 
 /// Replay a recording and prove that it is the same run.
@@ -40,6 +41,9 @@ pub struct Arguments {
     /// An ELF file with the names of the guest's code
     #[arg(long, value_name = "FILE", requires = "at")]
     symbols: Option<PathBuf>,
+    /// How the moments are shown
+    #[arg(long, value_enum, requires = "at", default_value_t = Format::Text)]
+    format: Format,
 }
 
 /// The build to replay on: the one that is named, or the one that recorded.
@@ -62,6 +66,10 @@ pub fn build(recording: &Reader, named: Option<&PathBuf>) -> Result<Build, Failu
     Ok(build)
 }
 
+fn setting<'a>(source: &'a Source, build: &'a Build, probe: &'a Path) -> Setting<'a> {
+    Setting { source, build, probe, interrupts: &INTERRUPTS, patience: STALL }
+}
+
 pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let mut recording = Reader::open(&arguments.recording)?;
     let build = build(&recording, arguments.build.as_ref())?;
@@ -69,18 +77,13 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     if !arguments.at.is_empty() {
         let symbols = arguments.symbols.as_deref().map(Symbols::read).transpose()?;
         let source = Source::unpack(&mut recording, None, arguments.files.as_deref())?;
-        let setting = Setting {
-            source: &source,
-            build: &build,
-            probe: &probe,
-            interrupts: &INTERRUPTS,
-            patience: STALL,
-        };
+        let setting = setting(&source, &build, &probe);
         if !arguments.no_checkpoints {
             recording = index::for_seeks(recording, setting, index::LONG)?;
         }
         let checkpoints = !arguments.no_checkpoints;
-        return moment::show(&mut recording, setting, &arguments.at, checkpoints, symbols.as_ref());
+        let shown = moment::Shown { checkpoints, symbols: symbols.as_ref(), format: arguments.format };
+        return moment::show(&mut recording, setting, &arguments.at, &shown);
     }
     let total = recording.ending.instructions();
     let cut = recording.ending.cut.then_some(recording.ending.icount);
@@ -96,6 +99,19 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         },
     );
     progress.borrow().done();
+    let verdict = match verdict {
+        Err(verify::Error::Died(mut death)) => {
+            let source = Source::unpack(&mut recording, None, arguments.files.as_deref())?;
+            let setting = setting(&source, &build, &probe);
+            let mut progress = Progress::new("QEMU died; replaying again to find where");
+            death.locate(&mut recording, setting, &mut |instructions| {
+                progress.show(instructions, String::new)
+            });
+            progress.done();
+            Err(verify::Error::Died(death))
+        }
+        verdict => verdict,
+    };
     match verdict? {
         Verdict::Identical { instructions, chunks } => {
             let on = cut.map_or_else(String::new, |icount| {

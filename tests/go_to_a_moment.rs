@@ -108,6 +108,43 @@ fn a_guest_with_a_disk_and_a_network_from_its_checkpoints() {
 }
 
 #[test]
+fn a_moment_is_shown_as_data() {
+    let place = Place::new();
+    place.record_a_kernel("boot.tdm", &build(BUILDS[0]), "linux");
+    let writes = place.icounts("boot.tdm", "char-write");
+    let (late, early) = (writes[150], writes[20]);
+    let moments = [late.to_string(), early.to_string()];
+    let at = ["--at", &moments[0], "--at", &moments[1]];
+    let shown = place.at("boot.tdm", &[&moments[0], &moments[1]]);
+    let ran = place.run(&[&["replay", "boot.tdm", "--format", "json"][..], &at].concat());
+    ran.ends_with(0);
+    let lines: Vec<serde_json::Value> =
+        ran.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2, "{}", ran.out);
+    for (line, shown) in lines.iter().zip(&shown) {
+        assert_eq!((&line["icount"], &line["instruction"]), (&shown.icount.into(), &shown.position.into()));
+        assert_eq!(line["proven"], true);
+        // The same as is shown as text.
+        let value = |name: &str| line["registers"][name].as_str().unwrap();
+        for name in ["RAX", "RIP", "CR3"] {
+            let digits = value(name).strip_prefix("0x").unwrap();
+            assert!(shown.state.contains(&format!("{name}={digits}")), "{name}: {}", shown.state);
+        }
+        assert!(line["registers_text"].as_str().unwrap().contains("CS ="));
+        let next = &line["next"][0];
+        assert_eq!(next["address"], value("RIP"));
+        assert!(shown.state.contains(next["text"].as_str().unwrap()), "{next}\n{}", shown.state);
+        assert!(next["symbol"].is_null());
+    }
+    // Of each the console up to it, the byte that has just been written included.
+    let console = |line: usize| lines[line]["console"].as_str().unwrap();
+    assert_eq!((console(0).len(), console(1).len()), (151, 21));
+    assert!(console(0).starts_with(console(1)));
+    let alone = place.run(&["replay", "boot.tdm", "--format", "json"]);
+    alone.ends_with(2);
+}
+
+#[test]
 fn code_has_names_where_a_file_has_them() {
     let place = Place::new();
     // A floppy's size, or else the firmware takes it for none.

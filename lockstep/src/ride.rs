@@ -12,6 +12,7 @@ use qemu::arguments::{Arguments, Refusal};
 use qemu::build::Build;
 use qemu::run::{self, Happening, Plan, Run, Typing, describe};
 use recorder::reader::Reader;
+use replayer::death::Death;
 use replayer::source::{self, Source};
 use replayer::verify::console_difference;
 use trace::message::{CHUNK, FromProbe, Point, ToProbe, Watch, Window};
@@ -40,8 +41,8 @@ pub enum Error {
 enum Trouble {
     #[error(transparent)]
     OutOfTurn(#[from] OutOfTurn),
-    #[error("the QEMU of side {side} died ({ending}){said}")]
-    Died { side: Side, ending: String, said: String },
+    #[error("the QEMU of side {side} died ({ending}){}{said}", by_then(*.started))]
+    Died { side: Side, ending: String, started: Option<u64>, said: String },
     #[error("the probe of side {0} can't go on: {1}")]
     Probe(Side, String),
     #[error("{0} for {limit} s", limit = STALL.as_secs())]
@@ -54,6 +55,11 @@ enum Trouble {
     Forgotten(Side),
     #[error("{0}")]
     Io(#[from] io::Error),
+}
+
+/// How many instructions had started when a QEMU died, where that is known.
+fn by_then(started: Option<u64>) -> String {
+    started.map_or_else(String::new, |started| format!(" when {} instructions had started", grouped(started)))
 }
 
 /// How long both sides may go without a full chunk.
@@ -202,6 +208,7 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
         come,
         consoles: Pair::default(),
         answers: Pair::default(),
+        dying: Pair::default(),
         moved: Instant::now(),
         one_ended: None,
         stalled: false,
@@ -230,6 +237,8 @@ struct Ride {
     come: Receiver<(Side, Happening)>,
     consoles: Pair<Vec<u8>>,
     answers: Pair<Option<Option<Window>>>,
+    /// How many instructions of a side had started when a signal ended its QEMU.
+    dying: Pair<Option<u64>>,
     moved: Instant,
     one_ended: Option<Instant>,
     /// Whether the sides were told to end because they stood still.
@@ -247,6 +256,10 @@ impl Ride {
         }
         match self.come.recv_timeout(Duration::from_millis(100)) {
             Ok((side, Happening::Probe(FromProbe::Failure(why)))) => Err(Trouble::Probe(side, why)),
+            Ok((side, Happening::Probe(FromProbe::Dying { started, .. }))) => {
+                *self.dying.get_mut(side) = Some(started);
+                Ok(None)
+            }
             Ok((side, Happening::Probe(message))) => {
                 self.moved = Instant::now();
                 Ok(Some((side, message)))
@@ -259,10 +272,11 @@ impl Ride {
             }
             Ok((side, Happening::ProbeGone(Some(why)))) => Err(Trouble::Probe(side, why)),
             Ok((side, Happening::ProbeGone(None))) => {
+                let started = *self.dying.get(side);
                 let run = self.runs.get_mut(side);
                 let ending = describe(run.wait()?);
                 let said = run.last_words();
-                Err(Trouble::Died { side, ending, said })
+                Err(Trouble::Died { side, ending, started, said })
             }
             Err(RecvTimeoutError::Disconnected) => Err(Trouble::Stalled("nothing came".to_owned())),
             Err(RecvTimeoutError::Timeout) => {
@@ -378,6 +392,15 @@ impl Ride {
                 }
             }
             Order::Ended { side, at } => {
+                // A log that does not fit ends QEMU in order.
+                let run = self.runs.get_mut(side);
+                run.say(&ToProbe::Finish);
+                let status = run.wait()?;
+                if Death::is_one(run, status) {
+                    report.compared.instructions = at;
+                    let (ending, said) = (describe(status), run.last_words());
+                    return Err(Trouble::Died { side, ending, started: Some(at), said });
+                }
                 report.verdict = Verdict::Different;
                 report.compared.instructions = at;
                 report.compared.chunks = at / CHUNK;

@@ -1,4 +1,4 @@
-//! QEMU's plugin interface: all of the probe's `unsafe`, and nothing else.
+//! QEMU's plugin interface: all of the probe's `unsafe` but for its signal handler's, and nothing else.
 //!
 //! QEMU changes the interface between versions: functions come, go, and one changed its signature. So nothing
 //! is linked; a constructor asks `dlsym` which functions the process has and sets `qemu_plugin_version`, which
@@ -15,6 +15,9 @@
 //! - **The waking thread** reads how far the guest is, an atomic, and nothing else.
 //! - **The answering thread** looks at the probe, and changes it, only while the host waits for its answer, and the host
 //!   asks only while QEMU has the guest stopped: no callback runs then, and none begins before the answer is there.
+//! - **A dying QEMU's signal handler** looks at the probe on the vCPU's thread only, and only where that was in none of
+//!   these functions (`WITHIN`), and changes nothing. `block_entered` says nothing of itself, so a signal that comes from
+//!   outside may meet a block that is half noted: what is read is then one block off, and nothing worse.
 //! - **No panic leaves**: every function that QEMU calls goes through `guarded`, but for the usual way of
 //!   `block_entered`, in which nothing panics.
 
@@ -26,7 +29,7 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 use std::time::Duration;
 
 use trace::block::{Block, Code, Entry};
@@ -35,6 +38,7 @@ use trace::codec;
 use trace::message::{API, Asked, Standing};
 use trace::recent::Recent;
 
+use crate::dying;
 use crate::session::{Session, Trouble};
 
 type PluginId = u64;
@@ -327,9 +331,10 @@ impl Hot {
         let Some(block) = running else { return 0 };
         // SAFETY: a block runs, so `counter` is set: see `block_entered`.
         let now = unsafe { *self.counter };
+        let marks = block.marks().len() as u64;
         let before =
-            if self.running_total { self.whole - self.taken - block.marks().len() as u64 } else { 0 };
-        u64::from(block.started(now - before)) - self.taken
+            if self.running_total { self.whole.wrapping_sub(self.taken).wrapping_sub(marks) } else { 0 };
+        u64::from(block.started(now.wrapping_sub(before))).wrapping_sub(self.taken)
     }
 
     /// A block with so many marks is entered.
@@ -366,8 +371,53 @@ impl Probe {
     }
 }
 
+/// The thread that works on the probe, so that a signal's handler must not look at it; 0 where none does.
+static WITHIN: AtomicU64 = AtomicU64::new(0);
+
+/// Sets [`WITHIN`] as long as it is there.
+struct Within;
+
+impl Within {
+    fn begin() -> Self {
+        WITHIN.store(dying::here(), Ordering::Relaxed);
+        // The handler runs on this thread: it is enough that the compiler keeps the order.
+        compiler_fence(Ordering::SeqCst);
+        Within
+    }
+}
+
+impl Drop for Within {
+    fn drop(&mut self) {
+        compiler_fence(Ordering::SeqCst);
+        WITHIN.store(0, Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        dying::say_what_is_put_off();
+    }
+}
+
+/// Which thread works on the probe; 0 where none does.
+pub(crate) fn within() -> u64 {
+    WITHIN.load(Ordering::Relaxed)
+}
+
+/// How many instructions have started, and the socket to the host. For a signal's handler, on the vCPU's thread; `None`
+/// where nothing can be said.
+pub(crate) fn started() -> Option<(u64, c_int)> {
+    if within() != 0 {
+        return None;
+    }
+    // SAFETY: no one else has them: see A dying QEMU's signal handler.
+    let (probe, hot) = unsafe { (&*PROBE.0.get(), &*HOT.0.get()) };
+    let probe = probe.as_ref().filter(|probe| !probe.dead)?;
+    let (position, running) = probe.session.ahead(&hot.recent);
+    // More than the block has where it is half noted.
+    let most = running.map_or(0, |block| u64::from(block.count()));
+    Some((position + hot.started(running).min(most), probe.session.host().as_raw_fd()))
+}
+
 /// Runs `work` on the probe unless it is dead; a panic in it kills the probe and is told to the host.
 fn guarded(work: impl FnOnce(&mut Probe, &mut Hot) -> Result<(), Trouble>) {
+    let _within = Within::begin();
     // SAFETY: one user at a time, and no `work` comes here again while it has them: see One vCPU.
     let (probe, hot) = unsafe { (&mut *PROBE.0.get(), &mut *HOT.0.get()) };
     let Some(probe) = probe.as_mut().filter(|probe| !probe.dead) else { return };
@@ -462,6 +512,7 @@ extern "C" fn block_entered<const TOTAL: bool>(_: c_uint, entry: *mut c_void) {
 #[inline(never)]
 extern "C" fn entered(entry: u64) {
     let entry = Entry::unpacked(entry);
+    dying::on_the_vcpu();
     // One writer: no need of an atomic addition.
     SETTLED.store(SETTLED.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     guarded(|probe, hot| {
@@ -598,6 +649,7 @@ fn answer_from_now_on(mut asking: UnixStream) {
 }
 
 fn standing(asked: Asked) -> Option<Standing> {
+    let _within = Within::begin();
     // SAFETY: the guest is stopped, so no callback runs: see The answering thread.
     let (probe, hot) = unsafe { (&mut *PROBE.0.get(), &mut *HOT.0.get()) };
     let probe = probe.as_mut()?;
@@ -644,6 +696,7 @@ fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(),
         wake_from_now_on(waking);
     }
     qemu.callbacks.register(id);
+    dying::tell_from_now_on();
     Ok(())
 }
 

@@ -83,6 +83,17 @@ impl Session {
         Ok(())
     }
 
+    /// The position at the last entry and the block that runs, where `recent` is not settled. For a signal's handler: it
+    /// changes nothing, and asks for no memory.
+    pub(crate) fn ahead(&self, recent: &Recent) -> (u64, Option<&'static Block>) {
+        self.stream.ahead(&self.table, recent.entries())
+    }
+
+    /// The socket to the host.
+    pub(crate) fn host(&self) -> &UnixStream {
+        &self.host
+    }
+
     /// Where the guest stands, `started` instructions after the last entry; all before is settled.
     pub(crate) fn standing(&self, started: u64) -> Standing {
         let (point, unfinished) = self.stream.standing(started);

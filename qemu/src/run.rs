@@ -68,6 +68,10 @@ const GATHERING: Duration = Duration::from_millis(5);
 /// How much of QEMU's standard error is kept, bytes.
 const KEPT_ERRORS: usize = 16 << 10;
 
+/// What QEMU says and goes on: warnings, and of modules of another build's (util/error-report.c and util/module.c).
+const HARMLESS: [&str; 4] =
+    ["warning: ", "info: ", "ailed to initialize module", "Only modules from the same build can be loaded"];
+
 /// Where the built probe lies: `TANDEM_PROBE`, or beside the program, or beside its folder (as for tests).
 ///
 /// # Errors
@@ -378,10 +382,13 @@ impl Run {
         self.errors.lock().map(|kept| String::from_utf8_lossy(&kept).trim().to_owned()).unwrap_or_default()
     }
 
-    /// The last line that QEMU said there, as the end of a sentence; empty where it said nothing.
+    /// The last line that QEMU said there of what is wrong, as the end of a sentence; empty where it said none.
     #[must_use]
     pub fn last_words(&self) -> String {
-        self.errors().lines().last().map(|line| format!(", it said: {line}")).unwrap_or_default()
+        let errors = self.errors();
+        let mut lines = errors.lines().rev();
+        let last = lines.find(|line| !line.is_empty() && !HARMLESS.iter().any(|words| line.contains(words)));
+        last.map(|line| format!(", it said: {line}")).unwrap_or_default()
     }
 }
 

@@ -18,12 +18,14 @@ use qemu::build::Build;
 use qemu::monitor::{self, Monitor};
 use qemu::run::{self, Controls, Happening, Plan, Run, Typing, describe};
 use qemu::stub::{self, Stub, from_hex};
+use recorder::account::grouped;
 use serde_json::{Value, json};
 use trace::block::Instruction;
 use trace::codec;
 use trace::message::{Asked, FromProbe, Point, Standing, ToProbe, Watch};
 
 use crate::breaks::{self, Break, Kind};
+use crate::death::Death;
 use crate::source::{Source, State};
 use crate::{hpet, registers};
 
@@ -37,8 +39,8 @@ pub enum Error {
     Stub(#[from] stub::Error),
     #[error("the probe can't go on: {0}")]
     Probe(String),
-    #[error("QEMU died at icount {icount} or soon after ({ending}){said}")]
-    Died { icount: u64, ending: String, said: String },
+    #[error("QEMU died at icount {icount} or soon after ({ending}{}){said}", by_then(*.started))]
+    Died { icount: u64, ending: String, started: Option<u64>, said: String },
     #[error("the replay stands still after icount {icount}, {limit} s without a full chunk", limit = limit.as_secs())]
     Stalled { icount: u64, limit: Duration },
     #[error("QEMU itself ends before icount {wanted}; say `end-1` for the last moment of the guest")]
@@ -53,6 +55,16 @@ pub enum Error {
     Interrupted(u64),
     #[error("QEMU tells registers that this tandem can't read; what it told begins with: {0}")]
     Registers(String),
+}
+
+/// How many instructions had started when QEMU died, where that is known.
+fn by_then(started: Option<u64>) -> String {
+    started.map_or_else(String::new, |started| {
+        format!(
+            "; {} instructions of the stream had started, and `tandem replay` says at which icount",
+            grouped(started)
+        )
+    })
 }
 
 /// Where a machine begins.
@@ -85,6 +97,9 @@ pub enum Ends {
     /// The processor takes an exception that comes behind an instruction, within the same step.
     Trapping,
 }
+
+/// How long QEMU may take to be gone once it is ending.
+const EXIT: Duration = Duration::from_secs(10);
 
 /// The name of the state in an image.
 const STATE: &str = "tandem";
@@ -183,18 +198,42 @@ impl<'a> Machine<'a> {
                 }
                 Ok(machine)
             }
-            Err(error) => Err(Self::died(&mut run, 0).unwrap_or(error)),
+            Err(error) => Err(Self::died(&mut run, 0, &come).unwrap_or(error)),
         }
     }
 
     /// What QEMU died of, where it has died.
-    fn died(run: &mut Run, icount: u64) -> Option<Error> {
+    fn died(run: &mut Run, icount: u64, come: &Receiver<Happening>) -> Option<Error> {
         let status = run.ended(Duration::from_millis(500))?;
-        Some(Error::Died { icount, ending: describe(status), said: run.last_words() })
+        let started = come.try_iter().find_map(|happening| match happening {
+            Happening::Probe(FromProbe::Dying { started, .. }) => Some(started),
+            _ => None,
+        });
+        Some(Error::Died { icount, ending: describe(status), started, said: run.last_words() })
+    }
+
+    /// A signal ends QEMU.
+    fn dying(&mut self, started: u64) -> Error {
+        let ending = self.run.ended(EXIT).map_or_else(|| "by a signal".to_owned(), describe);
+        Error::Died { icount: self.icount, ending, started: Some(started), said: self.run.last_words() }
+    }
+
+    /// QEMU has come to an orderly exit, by itself or because its log does not fit.
+    fn exited(&mut self, wanted: u64, position: u64) -> Error {
+        self.run.say(&ToProbe::Finish);
+        match self.run.ended(EXIT) {
+            Some(status) if Death::is_one(&self.run, status) => Error::Died {
+                icount: self.icount,
+                ending: describe(status),
+                started: Some(position),
+                said: self.run.last_words(),
+            },
+            _ => Error::Exits { wanted },
+        }
     }
 
     fn or_died(&mut self, error: impl Into<Error>) -> Error {
-        Self::died(&mut self.run, self.icount).unwrap_or_else(|| error.into())
+        Self::died(&mut self.run, self.icount, &self.come).unwrap_or_else(|| error.into())
     }
 
     /// Instructions retired, by QEMU's count.
@@ -249,7 +288,12 @@ impl<'a> Machine<'a> {
                     Happening::Probe(FromProbe::Failure(why)) | Happening::ProbeGone(Some(why)) => {
                         return Err(Error::Probe(why).into());
                     }
-                    Happening::Probe(FromProbe::End { .. }) => return Err(Error::Exits { wanted }.into()),
+                    Happening::Probe(FromProbe::End { position, .. }) => {
+                        return Err(self.exited(wanted, position).into());
+                    }
+                    Happening::Probe(FromProbe::Dying { started, .. }) => {
+                        return Err(self.dying(started).into());
+                    }
                     Happening::Probe(other) => {
                         return Err(Error::Probe(format!("it said {other:?} out of turn")).into());
                     }

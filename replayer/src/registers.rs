@@ -16,6 +16,40 @@ pub fn next(text: &str) -> Option<u64> {
     })
 }
 
+/// The registers of which the text has one number, by QEMU's names, and their hexadecimal digits. Of others, an x86's segments
+/// or vectors, it has several that stand one behind the other, or in words.
+#[must_use]
+pub fn named(text: &str) -> Vec<(&str, &str)> {
+    let is_number = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_name = |word: &str| {
+        word.starts_with(|c: char| c.is_ascii_alphabetic())
+            && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '/' || c == '_')
+    };
+    let mut named = Vec::new();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        for (number, &word) in words.iter().enumerate() {
+            let next = words.get(number + 1).copied().unwrap_or_default();
+            match word.split_once('=') {
+                // x86, aarch64, arm.
+                Some((name, value)) if is_name(name) && is_number(value) && !is_number(next) => {
+                    named.push((name, value));
+                }
+                // riscv: all of a machine's width.
+                None if is_name(word)
+                    && !is_number(word)
+                    && is_number(next)
+                    && [8, 16].contains(&next.len()) =>
+                {
+                    named.push((word, next));
+                }
+                _ => {}
+            }
+        }
+    }
+    named
+}
+
 /// Whether an x86 processor raises an exception behind each instruction (the trap flag).
 #[must_use]
 pub fn traces(text: &str) -> bool {
@@ -31,7 +65,19 @@ fn value(text: &str, name: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{next, traces};
+    use super::{named, next, traces};
+
+    #[test]
+    fn what_is_one_number_has_a_name() {
+        let x86 = "RAX=0000000000000001 RBX=00000000000000ff\nRIP=ffffffffa67ce1db RFL=00000202 [-------] CPL=0\nES =0000 0000000000000000 ffffffff 00c00000\nLDT=0000 fffffe0000000000 00000000 00000000\nGDT=     fffffe0000001000 0000007f\nFCW=037f FSW=0000 [ST=0] MXCSR=00001f80\nFPR0=0000000000000000 0000 FPR1=0000000000000000 0000\nXMM00=0000000000000000 0000000000000000\n";
+        let names = |text| named(text).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        assert_eq!(names(x86), ["RAX", "RBX", "RIP", "RFL", "CPL", "FCW", "FSW", "MXCSR"]);
+        assert_eq!(named(x86)[1], ("RBX", "00000000000000ff"));
+        let arm = " PC=ffff80000801e0a4 X00=0000000000000000\nPSTATE=600000c5 -ZC- EL1h\nQ00=0000000000000000:0000000000000000\n";
+        assert_eq!(names(arm), ["PC", "X00", "PSTATE"]);
+        let riscv = "CPU#0\n V      =   0\n pc       ffffffff80001234\n x1/ra    ffffffff80001200 x2/sp    ffffffff80c03f00\n";
+        assert_eq!(names(riscv), ["pc", "x1/ra", "x2/sp"]);
+    }
 
     #[test]
     fn each_target_says_where_it_is() {

@@ -11,6 +11,7 @@
 //! then one step too many executes an instruction, which the position shows, and the way is gone again with one less.
 
 mod backward;
+mod death;
 mod deliveries;
 pub mod travel;
 
@@ -21,6 +22,7 @@ use recorder::log::event::Event;
 use recorder::reader::{self, Reader};
 use trace::message::{CHUNK, Watch};
 
+pub use self::death::Again;
 use self::deliveries::Known;
 use crate::machine::{self, Ends, Machine, Setting, Start, Stop, Told};
 

@@ -17,7 +17,7 @@ pub struct Standstill {
     /// What the log has at this icount, or, where it has nothing there, next.
     awaited: Vec<(u64, String)>,
     /// What that usually means.
-    cause: &'static str,
+    cause: String,
 }
 
 /// How many events are told before and from the place on.
@@ -30,9 +30,20 @@ impl Standstill {
     /// # Errors
     /// Where it can't be read.
     pub fn at(recording: &mut Reader, icount: u64) -> Result<Self, reader::Error> {
+        Self::around(recording, icount, None)
+    }
+
+    /// The same for a QEMU that has died there, of `cause`.
+    ///
+    /// # Errors
+    /// As [`at`](Self::at).
+    pub fn of_death(recording: &mut Reader, icount: u64, cause: String) -> Result<Self, reader::Error> {
+        Self::around(recording, icount, Some(cause))
+    }
+
+    fn around(recording: &mut Reader, icount: u64, mut cause: Option<String>) -> Result<Self, reader::Error> {
         let mut before = VecDeque::new();
         let mut awaited = Vec::new();
-        let mut cause = None;
         recording.events(0, |at, event| {
             // A count of instructions says how long nothing happens: it is no event to wait for.
             if matches!(event, Event::Instructions(_)) {
@@ -45,11 +56,11 @@ impl Standstill {
                 }
                 return ControlFlow::Continue(());
             }
-            cause.get_or_insert_with(|| usual(at > icount, event));
+            cause.get_or_insert_with(|| usual(at > icount, event).to_owned());
             awaited.push((at, described(event)));
             if awaited.len() < FROM { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
-        let cause = cause.unwrap_or("the log is at its end, and the guest runs on");
+        let cause = cause.unwrap_or_else(|| "the log is at its end, and the guest runs on".to_owned());
         Ok(Standstill { icount, before: before.into(), awaited, cause })
     }
 }

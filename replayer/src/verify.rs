@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use qemu::build::Build;
 use qemu::monitor;
-use qemu::run::{self, Happening, Plan, Run, Typing, describe};
+use qemu::run::{self, Happening, Plan, Run, Typing};
 use recorder::account::grouped;
 use recorder::reader::{self, Reader};
 use trace::message::{CHUNK, FromProbe, Point, ToProbe, Watch};
 
+use crate::death::{Death, LastWords};
 use crate::source::{self, Source};
 use crate::standstill::Standstill;
 
@@ -27,10 +28,8 @@ pub enum Error {
     Run(#[from] run::Error),
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error(
-        "QEMU died while it replayed ({ending}), after instruction {position} of the stream; up to there it was the same run{said}"
-    )]
-    Died { ending: String, position: u64, said: String },
+    #[error("{0}")]
+    Died(Box<Death>),
     #[error("the replay stands still at icount {}: QEMU waits for an event that does not come; {}{place}", grouped(*.icount), so_far(*.identical, *.other))]
     Stalled { icount: u64, identical: u64, other: bool, place: Standstill },
     #[error("the replay stands still after instruction {position} of the stream, {limit} s without a full chunk, and QEMU does not say where ({why}); up to there it was the same run", limit = STALL.as_secs())]
@@ -42,7 +41,7 @@ pub enum Error {
 }
 
 /// How far a replay was the recorded run.
-fn so_far(identical: u64, other: bool) -> String {
+pub(crate) fn so_far(identical: u64, other: bool) -> String {
     let chunks = grouped(identical);
     if other {
         format!(
@@ -121,6 +120,7 @@ pub fn verify(
     let mut asked = false;
     let mut same = proven == Point::START;
     let mut ended = None;
+    let mut last = None;
     let verdict = loop {
         progress((chunks * CHUNK).min(least));
         if let (true, Some(position)) = (same, ended) {
@@ -194,15 +194,18 @@ pub fn verify(
                 same = true;
                 run.say(&ToProbe::Credit(u64::MAX));
             }
+            Happening::Probe(FromProbe::Dying { started, sender }) => {
+                last = Some(LastWords { started, sender })
+            }
             Happening::Probe(FromProbe::Failure(why)) => return Err(Error::Probe(why)),
             Happening::Probe(message) => {
                 return Err(Error::Probe(format!("it said {message:?} out of turn")));
             }
             Happening::ProbeGone(Some(why)) => return Err(Error::Probe(why)),
             Happening::ProbeGone(None) => {
-                let ending = describe(run.wait()?);
-                let said = run.last_words();
-                return Err(Error::Died { ending, position: chunks * CHUNK, said });
+                let status = run.wait()?;
+                let other = other(recording, request);
+                return Err(Error::Died(Box::new(Death::of(&run, status, last, chunks * CHUNK, other))));
             }
         }
     };
@@ -212,7 +215,14 @@ pub fn verify(
     } else {
         run.kill();
     }
-    run.wait()?;
+    let status = run.wait()?;
+    if let Verdict::EndedEarly { at, .. } = verdict
+        && Death::is_one(&run, status)
+    {
+        let last = LastWords { started: at, sender: None };
+        let other = other(recording, request);
+        return Err(Error::Died(Box::new(Death::of(&run, status, Some(last), chunks * CHUNK, other))));
+    }
     for happening in come.try_iter() {
         if let Happening::Console(bytes) = happening {
             console(&bytes);
@@ -229,12 +239,17 @@ pub fn verify(
     }
 }
 
+/// Whether another build replays than the one that recorded.
+fn other(recording: &Reader, request: &Request) -> bool {
+    request.build.sha256 != recording.manifest.build.sha256
+}
+
 /// Why and where a replay stands still whose first `identical` instructions are the recorded ones.
 fn stalled(recording: &mut Reader, request: &Request, mut run: Run, identical: u64) -> Error {
     match run.asked().map_or(Err(monitor::Error::Mute), monitor::icount) {
         Ok(icount) => match Standstill::at(recording, icount) {
             Ok(place) => {
-                let other = request.build.sha256 != recording.manifest.build.sha256;
+                let other = other(recording, request);
                 Error::Stalled { icount, identical, other, place }
             }
             Err(error) => error.into(),

@@ -59,6 +59,16 @@ pub fn write<T: Serialize>(stream: &mut impl Write, value: &T) -> Result<(), Err
     Ok(stream.write_all(&framed)?)
 }
 
+/// Puts `value` framed at the beginning of `to`, without any memory of its own; gives back how long it is, or `None` where
+/// it does not fit.
+#[must_use]
+pub fn put<T: Serialize>(to: &mut [u8], value: &T) -> Option<usize> {
+    let (head, rest) = to.split_first_chunk_mut::<4>()?;
+    let length = bincode::serde::encode_into_slice(value, rest, bincode::config::standard()).ok()?;
+    *head = u32::try_from(length).ok()?.to_le_bytes();
+    Some(4 + length)
+}
+
 /// Reads one framed value; `None` where the stream ends before one begins.
 ///
 /// # Errors
@@ -101,6 +111,16 @@ mod tests {
             visits: vec![Visit { block: 0, skip: 0, ran: 1 }, Visit { block: 0, skip: 1, ran: 1 }],
             blocks: vec![vec![Instruction { address: 1, bytes: vec![0x90, 0xc3] }]],
         }))
+    }
+
+    #[test]
+    fn what_is_put_is_what_is_written() {
+        let dying = FromProbe::Dying { started: u64::MAX, sender: Some(i32::MAX) };
+        let (mut written, mut place) = (Vec::new(), [0; 32]);
+        write(&mut written, &dying).unwrap();
+        let length = put(&mut place, &dying).unwrap();
+        assert_eq!(place[..length], written);
+        assert!((0..length).all(|shorter| put(&mut place[..shorter], &dying).is_none()));
     }
 
     #[test]

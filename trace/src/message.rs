@@ -3,7 +3,7 @@
 //! The probe speaks first, with [`FromProbe::Hello`], and waits for [`ToProbe::Go`] before the guest's first
 //! instruction. While the guest runs it sends a [`FromProbe::Chunk`] each time one is full, and answers
 //! questions then. It waits at the end of a chunk when its credit is used up, and after [`FromProbe::End`]
-//! until it is let go with [`ToProbe::Finish`].
+//! until it is let go with [`ToProbe::Finish`]. Where a signal ends QEMU, [`FromProbe::Dying`] is the last that it says.
 //!
 //! While QEMU has the guest stopped the probe's own thread does not run. Then, and only then, the host may say
 //! [`Asked`] on a second socket, and gets a [`Standing`].
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::block::Instruction;
 
 /// Changes with every change of these messages: a probe and a host of two releases must not talk.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// The environment variable in which the host names the level of QEMU's plugin interface, where only QEMU's version
 /// tells it.
@@ -47,6 +47,9 @@ pub enum FromProbe {
     Window(Option<Window>),
     /// The last instruction that is wanted of those watched for starts now; so many were before it.
     Found { position: u64 },
+    /// A signal ends QEMU, and so many instructions have started, of the running block at least those that can be left.
+    /// `sender`: the process that sent the signal, where QEMU did not raise it itself.
+    Dying { started: u64, sender: Option<i32> },
     /// The probe can't go on: whatever it said after the last chunk is void.
     Failure(String),
 }

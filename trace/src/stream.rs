@@ -160,6 +160,16 @@ impl Stream {
         self.running
     }
 
+    /// What [`settle`](Self::settle) of `recent` would come to, with nothing changed and no memory asked for: the position
+    /// at the last entry, and the block that runs.
+    #[must_use]
+    pub fn ahead(&self, table: &Table, recent: &[Entry]) -> (u64, Option<&'static Block>) {
+        let Some((last, left)) = recent.split_last() else { return (self.position, self.running) };
+        let before = self.running.map_or(0, |running| u64::from(running.count()));
+        let left: u64 = left.iter().map(|entry| entry.count()).sum();
+        (self.position + before + left, Some(table.get(last.block())))
+    }
+
     /// Behind the last instruction that has started, `started` of them since the last entry; and that one where it is not
     /// its block's last.
     #[must_use]
@@ -478,6 +488,8 @@ mod tests {
                     // As the probe does: those left at their end are noted, and taken in together.
                     if whole && started > 0 && recent.len() < 1024 {
                         recent.push(entered.entry());
+                        let (at, running) = stream.ahead(&table, &recent);
+                        prop_assert_eq!((at, running.map(Block::id)), (position as u64, Some(entered.id())));
                     } else {
                         fulls.extend(stream.settle(&table, &recent));
                         recent.clear();

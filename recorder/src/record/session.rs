@@ -216,6 +216,8 @@ impl Session {
             Come::Run(Happening::Probe(FromProbe::Failure(why))) => {
                 self.cut.get_or_insert(why);
             }
+            // Where QEMU's log breaks off the recording knows itself.
+            Come::Run(Happening::Probe(FromProbe::Dying { .. })) => {}
             Come::Run(Happening::Probe(message)) => {
                 self.cut.get_or_insert(format!("the probe said {message:?} out of turn"));
             }
