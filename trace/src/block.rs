@@ -10,7 +10,7 @@ use std::hash::{BuildHasher, Hash, RandomState};
 
 use serde::{Deserialize, Serialize};
 
-use crate::digest::{PAGE, Step, identity};
+use crate::digest::{PAGE, Step, after_four, after_one, identity};
 use crate::quiet::is_quiet;
 
 /// One guest instruction of a block: its address, of those of its page the one through which it was translated, and its
@@ -308,11 +308,16 @@ impl Table {
         self.blocks[id as usize]
     }
 
-    /// The digest of the block with number `id` by itself.
-    #[inline]
+    /// The digest of a stream with digest `digest`, after all instructions of these blocks.
     #[must_use]
-    pub fn digest(&self, id: u32) -> u64 {
-        self.digests[id as usize]
+    pub fn after(&self, mut digest: u64, entries: &[Entry]) -> u64 {
+        let alone = |entry: Entry| self.digests[entry.block() as usize];
+        // Four at a time: one by one each would wait for the digest of the one before.
+        let (fours, rest) = entries.as_chunks();
+        for four in fours {
+            digest = after_four(digest, four.map(alone), four.map(Entry::count));
+        }
+        rest.iter().fold(digest, |digest, &entry| after_one(digest, alone(entry), entry.count()))
     }
 }
 

@@ -75,9 +75,10 @@ impl Step {
     }
 }
 
-/// The powers of M up to four of QEMU's largest blocks.
-static POWERS: [u64; 2049] = {
-    let mut powers = [1; 2049];
+/// Powers of M up to four of QEMU's largest blocks, of 512 instructions.
+const MOST: usize = 4 * 512;
+static POWERS: [u64; MOST + 1] = {
+    let mut powers = [1; MOST + 1];
     let mut exponent = 1;
     while exponent < powers.len() {
         powers[exponent] = M.wrapping_mul(powers[exponent - 1]);
@@ -86,20 +87,36 @@ static POWERS: [u64; 2049] = {
     powers
 };
 
-/// The digest of a stream with digest `digest`, after four runs of which the digests by themselves and the numbers of
-/// instructions are given. `None` where they are more than four blocks can have.
-///
-/// No product waits for that of the run before, as it would one by one.
+/// M to the power of `count`.
+#[inline]
+fn power(count: u64) -> u64 {
+    let known = usize::try_from(count).ok().and_then(|count| POWERS.get(count));
+    known.copied().unwrap_or_else(|| high_power(count))
+}
+
+#[cold]
+fn high_power(count: u64) -> u64 {
+    (0..count).fold(1, |power: u64, _| power.wrapping_mul(M))
+}
+
+/// The digest of a stream with digest `digest`, after a run with digest `run` by itself and so many instructions.
 #[inline]
 #[must_use]
-pub fn after_four(digest: u64, runs: [u64; 4], counts: [u64; 4]) -> Option<u64> {
-    let (behind_b, behind_a) = (counts[2] + counts[3], counts[1] + counts[2] + counts[3]);
-    let power = |count: u64| POWERS.get(usize::try_from(count).ok()?);
-    let before = digest.wrapping_mul(*power(counts[0] + behind_a)?);
-    let a = runs[0].wrapping_mul(*power(behind_a)?);
-    let b = runs[1].wrapping_mul(*power(behind_b)?);
-    let c = runs[2].wrapping_mul(*power(counts[3])?);
-    Some(before.wrapping_add(a).wrapping_add(b).wrapping_add(c.wrapping_add(runs[3])))
+pub(crate) fn after_one(digest: u64, run: u64, count: u64) -> u64 {
+    digest.wrapping_mul(power(count)).wrapping_add(run)
+}
+
+/// The same after four runs: no product waits for that of the run before, as it would one by one.
+#[inline]
+#[must_use]
+pub(crate) fn after_four(digest: u64, runs: [u64; 4], counts: [u64; 4]) -> u64 {
+    let behind_b = counts[2] + counts[3];
+    let behind_a = counts[1] + behind_b;
+    let before = digest.wrapping_mul(power(counts[0] + behind_a));
+    let a = runs[0].wrapping_mul(power(behind_a));
+    let b = runs[1].wrapping_mul(power(behind_b));
+    let c = runs[2].wrapping_mul(power(counts[3]));
+    before.wrapping_add(a.wrapping_add(b)).wrapping_add(c.wrapping_add(runs[3]))
 }
 
 #[cfg(test)]
@@ -149,12 +166,14 @@ mod tests {
         }
 
         #[test]
-        fn four_runs_at_once_are_as_one_by_one(runs in prop::array::uniform4(prop::collection::vec(any::<u64>(), 0..513)),
+        fn four_runs_at_once_are_as_one_by_one(runs in prop::array::uniform4(prop::collection::vec(any::<u64>(), 0..600)),
                                                digest in any::<u64>()) {
             let known = runs.each_ref().map(|run| Step::over(run).after(0));
             let counts = runs.each_ref().map(|run| run.len() as u64);
             let one_by_one = runs.iter().fold(digest, |digest, run| Step::over(run).after(digest));
-            prop_assert_eq!(after_four(digest, known, counts), Some(one_by_one));
+            prop_assert_eq!(after_four(digest, known, counts), one_by_one);
+            let chained = known.iter().zip(counts).fold(digest, |digest, (&run, count)| after_one(digest, run, count));
+            prop_assert_eq!(chained, one_by_one);
         }
 
         #[test]

@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 
 use crate::block::{Block, Entry, Instruction, Table};
-use crate::digest::{Step, after_four, append};
+use crate::digest::{Step, append};
 use crate::message::{CHUNK, MOST_DIGESTS, Point, Visit, Window};
 
 /// Marks an entry whose number of instructions follows in the next word.
@@ -117,32 +117,15 @@ impl Stream {
     pub fn settle(&mut self, table: &Table, recent: &[Entry]) -> Option<Full> {
         let (last, left) = recent.split_last()?;
         let mut full = self.running.and_then(|running| self.leave_whole(table, running.id()));
-        // Four at a time: one by one each would wait for the digest of the one before.
-        let (fours, rest) = left.as_chunks();
-        self.current.entries.reserve(left.len());
-        for &[a, b, c, d] in fours {
-            let count = a.count() + b.count() + c.count() + d.count();
-            let digests = [
-                table.digest(a.block()),
-                table.digest(b.block()),
-                table.digest(c.block()),
-                table.digest(d.block()),
-            ];
-            let counts = [a.count(), b.count(), c.count(), d.count()];
-            if let Some(digest) = after_four(self.digest, digests, counts)
-                && self.position + count < self.boundary
-            {
-                self.current.entries.extend_from_slice(&[a.block(), b.block(), c.block(), d.block()]);
-                self.position += count;
-                self.digest = digest;
-            } else {
-                for entry in [a, b, c, d] {
-                    full = self.leave_whole(table, entry.block()).or(full);
-                }
+        let count = left.iter().map(|entry| entry.count()).sum::<u64>();
+        if self.position + count < self.boundary {
+            self.current.entries.extend(left.iter().map(|entry| entry.block()));
+            self.position += count;
+            self.digest = table.after(self.digest, left);
+        } else {
+            for entry in left {
+                full = self.leave_whole(table, entry.block()).or(full);
             }
-        }
-        for entry in rest {
-            full = self.leave_whole(table, entry.block()).or(full);
         }
         self.running = Some(table.get(last.block()));
         full
