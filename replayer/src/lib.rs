@@ -5,7 +5,7 @@
 
 pub mod breaks;
 pub mod debugger;
-mod hpet;
+mod forgotten;
 mod image;
 pub mod index;
 pub mod machine;
