@@ -24,7 +24,7 @@ use crate::machine::{Error, Machine};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timers {
     /// The first hart's `mtimecmp`, and `mtime`, in physical memory.
-    pub compare: u64,
+    compare: u64,
     time: u64,
     /// Ticks a second.
     frequency: u64,
@@ -48,7 +48,7 @@ pub struct State {
     frequency: u64,
     now: u64,
     /// What the machine's timer is compared with, and the supervisor's.
-    pub machine: u64,
+    machine: u64,
     /// `None` where it can't be used at the moment: it was never armed then.
     supervisor: Option<u64>,
     /// That of a guest's guest.
@@ -76,9 +76,6 @@ const SEIP: u64 = 1 << 9;
 const ALARM: u64 = 0x08;
 const ALARM_STATUS: u64 = 0x18;
 const CLEAR_INTERRUPT: u64 = 0x1c;
-
-/// The program counter's number in the stub.
-pub const PC: u64 = 32;
 
 impl Timers {
     /// The timers of `machine`, where it has any that are known.
@@ -111,9 +108,15 @@ impl Timers {
         })
     }
 
-    /// What Sstc's timer is compared with.
-    pub fn supervisor(&self, machine: &mut Machine) -> Result<Option<u64>, Error> {
-        self.csr(machine, STIMECMP)
+    /// What `timer` is compared with; `None` where it can't be used at the moment.
+    pub fn value(&self, machine: &mut Machine, timer: Timer) -> Result<Option<u64>, Error> {
+        if timer == Timer::Supervisor {
+            return self.csr(machine, STIMECMP);
+        }
+        machine.order("Qqemu.PhyMemMode:1")?;
+        let value = physical(machine, self.compare, 8)?;
+        machine.order("Qqemu.PhyMemMode:0")?;
+        Ok(Some(value))
     }
 
     /// A CSR of 64 bits; `None` where it can't be read at the moment.
@@ -197,7 +200,7 @@ fn physical(machine: &mut Machine, address: u64, length: usize) -> Result<u64, E
 }
 
 /// A register by the stub's number, and its length in bytes; `None` where the stub does not give it.
-pub fn register(machine: &mut Machine, index: u64) -> Result<Option<(u64, usize)>, Error> {
+fn register(machine: &mut Machine, index: u64) -> Result<Option<(u64, usize)>, Error> {
     let answer = machine.ask(&format!("p{index:x}"))?;
     Ok(number(&answer).filter(|&(_, length)| length >= 4))
 }

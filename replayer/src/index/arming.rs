@@ -1,9 +1,9 @@
 //! Finds moments at which a RISC-V machine can be kept: those right behind the instruction that has armed the timer that
 //! runs, see [`crate::forgotten::riscv`].
 //!
-//! `mtimecmp` is memory, which is watched. `stimecmp` is a register, which nothing of QEMU's stub stops at: the instruction
-//! that writes it is found by single steps behind an interrupt, and has a break from then on. An arming is what has
-//! changed the value; whether it is one is not taken on trust.
+//! No watchpoint finds them: `stimecmp` is no memory, and at `mtimecmp`, a device's, QEMU stops again and again before the
+//! write (7.2 under icount). So the instruction that arms a timer is found by single steps behind an interrupt, and has a
+//! break from then on. What it has not changed it has not armed.
 
 use std::ops::ControlFlow;
 
@@ -12,7 +12,7 @@ use recorder::reader::Reader;
 
 use super::Error;
 use crate::breaks::{Break, Kind};
-use crate::forgotten::riscv::{PC, Timer, Timers, register};
+use crate::forgotten::riscv::{Timer, Timers};
 use crate::machine::{Machine, Stop, Told};
 use crate::seek::check;
 
@@ -22,9 +22,9 @@ const STEPS: u32 = 20_000;
 /// After how many instructions it is looked again where nothing can be put right.
 const LATER: u64 = 1_000_000;
 
-/// The instructions that are known to arm Sstc's timer, by address.
+/// The instructions that are known to arm a timer, by address.
 #[derive(Debug, Default)]
-pub struct Armings(Vec<u64>);
+pub struct Armings(Vec<(Timer, u64)>);
 
 /// The way of a machine, which is held against the recording.
 pub struct Way<'w, 'a> {
@@ -75,10 +75,7 @@ impl Armings {
                     continue;
                 }
             };
-            let armed = match timer {
-                Timer::Machine => machine_armed(way, timers, limit)?,
-                Timer::Supervisor => self.supervisor_armed(way, timers, limit)?,
-            };
+            let armed = self.armed(way, timers, timer, limit)?;
             if !armed {
                 return Ok(Err("no timer is armed any more"));
             }
@@ -90,54 +87,46 @@ impl Armings {
         }
     }
 
-    /// Runs until Sstc's timer has just been armed; gives back whether it was, before `limit`.
-    fn supervisor_armed(&mut self, way: &mut Way, timers: Timers, limit: u64) -> Result<bool, Error> {
-        let breaks: Vec<_> = self.0.iter().map(|&address| instruction(address)).collect();
-        while !breaks.is_empty() && run_to_break(way, &breaks, limit)? {
-            let before = timers.supervisor(way.machine)?;
+    /// Runs until `timer` has just been armed; gives back whether it was, before `limit`.
+    fn armed(&mut self, way: &mut Way, timers: Timers, timer: Timer, limit: u64) -> Result<bool, Error> {
+        let known = self.0.iter().filter(|(of, _)| *of == timer);
+        let breaks: Vec<_> = known.map(|&(_, address)| instruction(address)).collect();
+        if breaks.is_empty() {
+            return self.learnt(way, timers, timer, limit);
+        }
+        while run_to_break(way, &breaks, limit)? {
+            let before = timers.value(way.machine, timer)?;
             way.step()?;
-            if timers.supervisor(way.machine)? != before {
+            if timers.value(way.machine, timer)? != before {
                 return Ok(true);
             }
         }
-        if breaks.is_empty() { self.learnt(way, timers, limit) } else { Ok(false) }
+        Ok(false)
     }
 
-    /// Sees behind interrupts which instruction arms Sstc's timer, and stands behind it then.
-    fn learnt(&mut self, way: &mut Way, timers: Timers, limit: u64) -> Result<bool, Error> {
+    /// Sees behind interrupts which instruction arms `timer`, and stands behind it then.
+    fn learnt(&mut self, way: &mut Way, timers: Timers, timer: Timer, limit: u64) -> Result<bool, Error> {
         while let Some(interrupt) = way.next(|event| *event == Event::Interrupt)?
             && interrupt < limit
         {
             if way.run_to(interrupt)? == Stop::Ended {
                 break;
             }
-            let mut before = timers.supervisor(way.machine)?;
+            let mut before = timers.value(way.machine, timer)?;
             for _ in 0..STEPS {
-                let address = register(way.machine, PC)?;
+                let address = way.machine.next_address()?;
                 way.step()?;
-                let now = timers.supervisor(way.machine)?;
-                if let (true, Some((address, _))) = (now != before && before.is_some(), address) {
-                    self.0.push(address);
+                let now = timers.value(way.machine, timer)?;
+                // Where it can't be read it is not written either.
+                if before.is_some() && now.is_some() && now != before {
+                    self.0.push((timer, address));
                     return Ok(true);
                 }
-                before = now;
+                before = now.or(before);
             }
         }
         Ok(false)
     }
-}
-
-/// Runs until the machine's timer has just been armed; gives back whether it was, before `limit`.
-fn machine_armed(way: &mut Way, timers: Timers, limit: u64) -> Result<bool, Error> {
-    let watch = [Break { kind: Kind::Write, address: timers.compare, length: 8 }];
-    let before = timers.state(way.machine)?.machine;
-    while run_to_break(way, &watch, limit)? {
-        // The address may be another's elsewhere.
-        if timers.state(way.machine)?.machine != before {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 fn instruction(address: u64) -> Break {
@@ -155,8 +144,7 @@ fn run_to_break(way: &mut Way, breaks: &[Break], limit: u64) -> Result<bool, Err
             break;
         }
         let next = way.machine.next_address()?;
-        let is_at = breaks.iter().any(|stop| !stop.is_watch() && stop.address == next);
-        reached = is_at || way.machine.watched().is_some();
+        reached = breaks.iter().any(|stop| stop.address == next);
         if reached || way.machine.icount() != begin {
             break;
         }
