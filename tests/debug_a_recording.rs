@@ -131,6 +131,30 @@ fn a_kernel_forwards_and_backwards() {
     }
 }
 
+#[test]
+fn a_kernel_for_riscv_from_checkpoints() {
+    for name in ["debian-7.2-riscv64", "debian-10.0-riscv64"] {
+        let place = Place::new();
+        place.record_a_kernel("kernel.tdm", &build(name), "linux-riscv64");
+        place.run(&["index", "kernel.tdm", "--every", "200000000"]).ends_with(0);
+        let commands = "when; reverse-stepi; when; stepi; when; set $word = (long*)$sp; print *$word; \
+                        watch -l *$word; reverse-continue; when; print *$word; stepi; when; print *$word";
+        let session = Session::of(&place, PRINTS, &[], commands);
+        let [start, before, again, last, behind] = session.positions()[..] else { panic!("{:?}", session.0) };
+        assert_eq!((before, again, behind), (start - 1, start, last + 1));
+        assert!(last < start);
+        let [at_start, unwritten, written] = session.values()[..] else { panic!("{:?}", session.0) };
+        assert!(at_start == written && written != unwritten, "{:?}", session.0);
+
+        let at = |options: &[&str]| {
+            let mut line = words(&["replay", "kernel.tdm", "--at", &format!("instruction:{last}")]);
+            line.extend(words(options));
+            place.run(&line).out
+        };
+        assert_eq!(at(&[]), at(&["--no-checkpoints"]));
+    }
+}
+
 /// The address of the next instruction at a moment.
 fn next_address(place: &Place, moment: &str) -> String {
     let shown = place.at("kernel.tdm", &[moment]);
