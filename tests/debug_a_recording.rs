@@ -137,14 +137,14 @@ fn a_kernel_for_riscv_from_checkpoints() {
         let place = Place::new();
         place.record_a_kernel("kernel.tdm", &build(name), "linux-riscv64");
         place.run(&["index", "kernel.tdm", "--every", "200000000"]).ends_with(0);
-        let commands = "when; reverse-stepi; when; stepi; when; set $word = (long*)$sp; print *$word; \
-                        watch -l *$word; reverse-continue; when; print *$word; stepi; when; print *$word";
+        let commands = "when; reverse-stepi; when; stepi; when; break *$pc; reverse-continue; when; \
+                        continue; when; watch *(long*)($sp-16); continue; when";
         let session = Session::of(&place, PRINTS, &[], commands);
-        let [start, before, again, last, behind] = session.positions()[..] else { panic!("{:?}", session.0) };
-        assert_eq!((before, again, behind), (start - 1, start, last + 1));
-        assert!(last < start);
-        let [at_start, unwritten, written] = session.values()[..] else { panic!("{:?}", session.0) };
-        assert!(at_start == written && written != unwritten, "{:?}", session.0);
+        let [start, before, again, last, forwards, written] = session.positions()[..] else {
+            panic!("{:?}", session.0)
+        };
+        assert_eq!((before, again, forwards), (start - 1, start, start));
+        assert!(last < start && start < written, "{:?}", session.0);
 
         let at = |options: &[&str]| {
             let mut line = words(&["replay", "kernel.tdm", "--at", &format!("instruction:{last}")]);
