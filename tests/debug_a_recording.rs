@@ -131,6 +131,30 @@ fn a_kernel_forwards_and_backwards() {
     }
 }
 
+#[test]
+fn a_kernel_for_riscv_from_checkpoints() {
+    for name in ["debian-7.2-riscv64", "debian-10.0-riscv64"] {
+        let place = Place::new();
+        place.record_a_kernel("kernel.tdm", &build(name), "linux-riscv64");
+        place.run(&["index", "kernel.tdm", "--every", "200000000"]).ends_with(0);
+        let commands = "when; reverse-stepi; when; stepi; when; break *$pc; reverse-continue; when; \
+                        continue; when; watch *(long*)($sp-16); continue; when";
+        let session = Session::of(&place, PRINTS, &[], commands);
+        let [start, before, again, last, forwards, written] = session.positions()[..] else {
+            panic!("{:?}", session.0)
+        };
+        assert_eq!((before, again, forwards), (start - 1, start, start));
+        assert!(last < start && start < written, "{:?}", session.0);
+
+        let at = |options: &[&str]| {
+            let mut line = words(&["replay", "kernel.tdm", "--at", &format!("instruction:{last}")]);
+            line.extend(words(options));
+            place.run(&line).out
+        };
+        assert_eq!(at(&[]), at(&["--no-checkpoints"]));
+    }
+}
+
 /// The address of the next instruction at a moment.
 fn next_address(place: &Place, moment: &str) -> String {
     let shown = place.at("kernel.tdm", &[moment]);

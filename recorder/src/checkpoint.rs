@@ -32,7 +32,7 @@ pub struct Checkpoint {
     pub point: Point,
     /// SHA-256 of the build whose state it is, which alone can begin with it; hexadecimal.
     pub build: String,
-    /// Whether the HPET's periodic timers have to be armed again after it is restored.
+    /// Whether timers that QEMU forgets have to be armed again after it is restored: an HPET's, or a RISC-V machine's.
     pub rearms: bool,
     /// The state: the machine's, then that of each drive.
     pub images: Vec<Image>,

@@ -2,7 +2,7 @@
 //! backwards it goes as [`crate::seek::travel`] does, and nothing of it can be changed. What one packet means is the
 //! crate `gdbstub`'s business.
 
-mod description;
+pub(crate) mod description;
 mod link;
 mod target;
 

@@ -1,8 +1,10 @@
 //! Makes the checkpoints of a recording: replays it, and at even distances has QEMU keep its state (`savevm`).
 //!
-//! QEMU's own state is not to be trusted (see [`crate::hpet`]), so each checkpoint is proven before it is kept: another
+//! QEMU's own state is not to be trusted (see [`crate::forgotten`]), so each checkpoint is proven before it is kept: another
 //! QEMU is restored from it and runs on to the next one, where registers and digest must be those of the replay that came
 //! there from the beginning. That is done beside, while the replay goes on.
+
+mod arming;
 
 use std::fs::File;
 use std::io;
@@ -15,6 +17,8 @@ use recorder::checkpoint::{self, Checkpoint, Store};
 use recorder::reader::{self, Reader};
 use trace::message::{Point, Watch};
 
+use self::arming::{Armings, Way};
+use crate::forgotten::{Rearming, riscv};
 use crate::image;
 use crate::machine::{self, Machine, Setting, Start, Stop};
 use crate::seek::{self, check};
@@ -54,7 +58,7 @@ const HOPELESS: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The least number of instructions that no event should come before a checkpoint: behind a tick of the HPET there are
-/// states that can't be kept ([`crate::hpet`]).
+/// states that can't be kept ([`crate::forgotten::hpet`]).
 const QUIET: u64 = 5000;
 
 /// How often, and how many instructions later each time, it is tried again to keep a state.
@@ -68,9 +72,9 @@ struct Kept {
     registers: String,
     /// The machine's, then one for each drive that can be written to; none at the end.
     images: Vec<File>,
-    /// Whether the machine may have an HPET, and this build forget something of it.
-    has_hpet: bool,
-    may_forget: bool,
+    rearming: Rearming,
+    /// What the timers are like that QEMU forgets.
+    timers: Option<riscv::State>,
 }
 
 /// Makes checkpoints of `recording`, `every` so many instructions, in place of those that it has. `recording` has to be
@@ -122,6 +126,7 @@ fn keep_all(
     let end = recording.ending.icount.saturating_sub(1);
     let mut target = every;
     let mut tries = 0;
+    let mut armings = Armings::default();
     while target < end {
         let icount = quiet(recording, target, target.saturating_add(every / 2).min(end))?;
         let Some(icount) = icount else { break };
@@ -129,6 +134,14 @@ fn keep_all(
         if stop == Stop::Ended {
             break;
         }
+        let limit = icount.saturating_add(every / 2).min(end);
+        let mut way = Way { machine: &mut machine, recording, progress };
+        if let Err(why) = armings.settle(&mut way, limit)? {
+            failed.push((icount, why.to_owned()));
+            target = icount.saturating_add(every);
+            continue;
+        }
+        let icount = machine.icount();
         match keep(&mut machine, &image) {
             Ok(kept) => {
                 if send.send(kept).is_err() {
@@ -151,8 +164,8 @@ fn keep_all(
         && machine.run_to(icount, &mut |told| check(recording, progress, told))? == Stop::Reached
     {
         let (point, registers) = (machine.standing()?.point, machine.registers()?);
-        let (has_hpet, may_forget) = machine.hpet();
-        let _ = send.send(Kept { icount, point, registers, images: Vec::new(), has_hpet, may_forget });
+        let (rearming, timers) = (machine.rearming(), machine.timers_state()?);
+        let _ = send.send(Kept { icount, point, registers, images: Vec::new(), rearming, timers });
     }
     Ok(failed)
 }
@@ -166,13 +179,12 @@ fn keep(machine: &mut Machine, image: &File) -> Result<Kept, machine::Error> {
     machine.keep()?;
     let drives = machine.drives()?;
     let images: io::Result<_> = [image].into_iter().chain(&drives).map(copied).collect();
-    let (has_hpet, may_forget) = machine.hpet();
     Ok(Kept {
         icount: machine.icount(),
         point: standing.point,
         registers: machine.registers()?,
-        has_hpet,
-        may_forget,
+        rearming: machine.rearming(),
+        timers: machine.timers_state()?,
         images: images.map_err(|error| machine::Error::NotKept(error.to_string()))?,
     })
 }
@@ -225,7 +237,11 @@ fn prove_all(store: &mut Store, setting: Setting, come: Receiver<Kept>) -> Resul
     // What was needed last is tried first.
     let mut last: Option<bool> = None;
     for kept in come {
-        let mut rearms = last.unwrap_or(kept.may_forget && kept.has_hpet);
+        let mut rearms = match kept.rearming {
+            Rearming::Never => false,
+            Rearming::Perhaps { first } => last.unwrap_or(first),
+            Rearming::Always => true,
+        };
         if let Some(before) = &before {
             let mut proof = prove(setting, before, rearms, &kept);
             if let Err(error) = &proof {
@@ -233,7 +249,7 @@ fn prove_all(store: &mut Store, setting: Setting, come: Receiver<Kept>) -> Resul
                     return Err(proof.err().map_or_else(|| unreachable!(), Error::from));
                 }
                 let first = error.to_string();
-                if kept.has_hpet {
+                if let Rearming::Perhaps { .. } = kept.rearming {
                     rearms = !rearms;
                     proof = prove(setting, before, rearms, &kept);
                 }
@@ -275,6 +291,9 @@ fn prove(setting: Setting, kept: &Kept, rearms: bool, next: &Kept) -> Result<(),
     if machine.registers()? != kept.registers {
         return differs("it has other registers");
     }
+    if machine.timers_state()? != kept.timers {
+        return differs("it has other timers");
+    }
     if machine.run_to::<machine::Error>(next.icount, &mut |_| Ok(true))? != Stop::Reached {
         return differs("the guest ended");
     }
@@ -283,6 +302,9 @@ fn prove(setting: Setting, kept: &Kept, rearms: bool, next: &Kept) -> Result<(),
     }
     if machine.registers()? != next.registers {
         return differs("the guest came to other registers");
+    }
+    if machine.timers_state()? != next.timers {
+        return differs("the guest came to other timers");
     }
     Ok(())
 }

@@ -7,7 +7,7 @@
 pub mod breaks;
 pub mod death;
 pub mod debugger;
-mod hpet;
+mod forgotten;
 mod image;
 pub mod index;
 pub mod machine;

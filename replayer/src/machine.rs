@@ -26,8 +26,9 @@ use trace::message::{Asked, FromProbe, Point, Standing, ToProbe, Watch};
 
 use crate::breaks::{self, Break, Kind};
 use crate::death::Death;
+use crate::forgotten::{Rearming, hpet, riscv};
+use crate::registers;
 use crate::source::{Source, State};
-use crate::{hpet, registers};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -53,6 +54,8 @@ pub enum Error {
     Refused(#[from] Refusal),
     #[error("interrupted at icount {0}")]
     Interrupted(u64),
+    #[error("QEMU tells of the machine's timers what this tandem can't read: {0}")]
+    Timers(String),
     #[error("QEMU tells registers that this tandem can't read; what it told begins with: {0}")]
     Registers(String),
 }
@@ -127,6 +130,8 @@ pub struct Machine<'a> {
     icount: u64,
     /// How the stub told the last stop.
     stop: Vec<u8>,
+    /// The timers of a machine that is kept or restored, where QEMU forgets them.
+    timers: Option<riscv::Timers>,
 }
 
 /// What a run of a machine tells while it runs.
@@ -191,10 +196,15 @@ impl<'a> Machine<'a> {
         };
         match up() {
             Ok((monitor, stub, icount)) => {
-                let mut machine =
-                    Machine { setting, run, monitor, stub, asking, come, icount, stop: Vec::new() };
-                if rearms {
-                    hpet::rearm(&mut machine.stub)?;
+                let (stop, timers) = (Vec::new(), None);
+                let mut machine = Machine { setting, run, monitor, stub, asking, come, icount, stop, timers };
+                if !matches!(start, Start::Beginning) && machine.is_riscv() {
+                    machine.timers = riscv::Timers::find(&mut machine)?;
+                }
+                match machine.timers {
+                    Some(timers) if rearms => timers.rearm(&mut machine)?,
+                    None if rearms => hpet::rearm(&mut machine.stub)?,
+                    _ => {}
                 }
                 Ok(machine)
             }
@@ -340,7 +350,7 @@ impl<'a> Machine<'a> {
     /// Where QEMU can't.
     pub fn set(&mut self, breaks: &[Break], set: bool) -> Result<(), Error> {
         for stop in breaks {
-            self.stub.order(&stop.packet(set)).map_err(|error| self.or_died(error))?;
+            self.order(&stop.packet(set))?;
         }
         Ok(())
     }
@@ -390,6 +400,22 @@ impl<'a> Machine<'a> {
         self.stub.ask(packet).map_err(|error| self.or_died(error))
     }
 
+    /// Has QEMU's gdb stub do what `packet` says, which must not make the guest run.
+    ///
+    /// # Errors
+    /// Where it doesn't.
+    pub(crate) fn order(&mut self, packet: &str) -> Result<(), Error> {
+        self.stub.order(packet).map_err(|error| self.or_died(error))
+    }
+
+    /// What QEMU's monitor for people answers to `line`.
+    ///
+    /// # Errors
+    /// Where QEMU is gone.
+    pub(crate) fn human(&mut self, line: &str) -> Result<String, Error> {
+        self.monitor.human(line).map_err(|error| self.or_died(error))
+    }
+
     /// How many instructions of the stream are behind the guest.
     ///
     /// # Errors
@@ -437,7 +463,7 @@ impl<'a> Machine<'a> {
     /// # Errors
     /// Where QEMU can't, at this moment or at all.
     pub fn keep(&mut self) -> Result<(), Error> {
-        let told = self.monitor.human(&format!("savevm {STATE}")).map_err(|error| self.or_died(error))?;
+        let told = self.human(&format!("savevm {STATE}"))?;
         let told = told.trim();
         if told.is_empty() { Ok(()) } else { Err(Error::NotKept(told.to_owned())) }
     }
@@ -471,12 +497,30 @@ impl<'a> Machine<'a> {
         files.into_iter().collect::<Result<_, _>>().map_err(|error| not(&error.to_string()))
     }
 
-    /// Whether the machine may have an HPET, and whether this build may forget something of it when it restores a state;
-    /// see [`crate::hpet`].
-    #[must_use]
-    pub fn hpet(&self) -> (bool, bool) {
-        let has = matches!(&*self.run.target, "x86_64" | "i386");
-        (has, self.run.plugin_api >= hpet::FORGETS_FROM)
+    fn is_riscv(&self) -> bool {
+        matches!(&*self.run.target, "riscv64" | "riscv32")
+    }
+
+    /// The timers of a machine that is kept or restored, where QEMU forgets them.
+    pub(crate) fn timers(&self) -> Option<riscv::Timers> {
+        self.timers
+    }
+
+    /// What those timers are like.
+    ///
+    /// # Errors
+    /// Where QEMU is gone.
+    pub(crate) fn timers_state(&mut self) -> Result<Option<riscv::State>, Error> {
+        self.timers.map(|timers| timers.state(self)).transpose()
+    }
+
+    /// What has to be done behind a restore for what this build may forget.
+    pub(crate) fn rearming(&self) -> Rearming {
+        match &*self.run.target {
+            "x86_64" | "i386" => Rearming::Perhaps { first: self.run.plugin_api >= hpet::FORGETS_FROM },
+            _ if self.timers.is_some() => Rearming::Always,
+            _ => Rearming::Never,
+        }
     }
 
     /// The guest's registers, as QEMU prints them.
@@ -484,8 +528,7 @@ impl<'a> Machine<'a> {
     /// # Errors
     /// Where QEMU is gone.
     pub fn registers(&mut self) -> Result<String, Error> {
-        let told = self.monitor.human("info registers").map_err(|error| self.or_died(error))?;
-        Ok(told)
+        self.human("info registers")
     }
 
     /// The address of the next instruction.
@@ -507,8 +550,7 @@ impl<'a> Machine<'a> {
     /// Where QEMU is gone.
     pub fn disassembly(&mut self, count: usize) -> Result<Vec<(u64, String)>, Error> {
         let next = self.next_address()?;
-        let told =
-            self.monitor.human(&format!("x/{count}i {next:#x}")).map_err(|error| self.or_died(error))?;
+        let told = self.human(&format!("x/{count}i {next:#x}"))?;
         let line = |line: &str| {
             let (address, rest) = line.split_once(':')?;
             let address = u64::from_str_radix(address.trim().strip_prefix("0x")?, 16).ok()?;

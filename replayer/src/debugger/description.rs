@@ -31,7 +31,11 @@ pub fn read(machine: &mut Machine) -> Result<BTreeMap<String, Vec<u8>>, machine:
     Ok(documents)
 }
 
-fn document(machine: &mut Machine, name: &str) -> Result<Option<Vec<u8>>, machine::Error> {
+/// One document of them; `None` where there is none of that name.
+///
+/// # Errors
+/// Where QEMU is gone.
+pub fn document(machine: &mut Machine, name: &str) -> Result<Option<Vec<u8>>, machine::Error> {
     let mut text = Vec::new();
     while text.len() < LONGEST {
         let answer = machine.ask(&format!("qXfer:features:read:{name}:{:x},{PIECE:x}", text.len()))?;
