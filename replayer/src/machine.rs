@@ -24,6 +24,7 @@ use trace::codec;
 use trace::message::{Asked, FromProbe, Point, Standing, ToProbe, Watch};
 
 use crate::breaks::{self, Break, Kind};
+use crate::image::STATE;
 use crate::source::{Source, State};
 use crate::{hpet, registers};
 
@@ -85,9 +86,6 @@ pub enum Ends {
     /// The processor takes an exception that comes behind an instruction, within the same step.
     Trapping,
 }
-
-/// The name of the state in an image.
-const STATE: &str = "tandem";
 
 /// What all machines of a recording have in common.
 #[derive(Clone, Copy)]
@@ -388,14 +386,15 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Keeps the machine's state in the image that it was started with, in place of the one before.
+    /// Keeps the machine's state in the image that it was started with, beside those before; gives back its name.
     ///
     /// # Errors
     /// Where QEMU can't, at this moment or at all.
-    pub fn keep(&mut self) -> Result<(), Error> {
-        let told = self.monitor.human(&format!("savevm {STATE}")).map_err(|error| self.or_died(error))?;
+    pub fn keep(&mut self) -> Result<String, Error> {
+        let name = format!("{STATE}-{}", self.icount);
+        let told = self.monitor.human(&format!("savevm {name}")).map_err(|error| self.or_died(error))?;
         let told = told.trim();
-        if told.is_empty() { Ok(()) } else { Err(Error::NotKept(told.to_owned())) }
+        if told.is_empty() { Ok(name) } else { Err(Error::NotKept(told.to_owned())) }
     }
 
     /// The files that QEMU has made for what the guest writes to its drives, in the order of the command line.
