@@ -4,7 +4,7 @@
 
 mod tandem;
 
-use tandem::{BUILDS, Place, boot_sector, build, guest, words};
+use tandem::{ALL_BUILDS, BUILDS, Place, boot_sector, build, guest, words};
 
 /// Every nth of them, `count` in all.
 fn some(of: &[u64], count: usize) -> Vec<String> {
@@ -13,7 +13,7 @@ fn some(of: &[u64], count: usize) -> Vec<String> {
 
 #[test]
 fn a_linux_by_every_name_with_checkpoints_and_without() {
-    for name in BUILDS {
+    for name in ALL_BUILDS {
         let place = Place::new();
         let recorded = place.record_a_kernel("boot.tdm", &build(name), "linux");
 
@@ -87,7 +87,7 @@ fn a_linux_by_every_name_with_checkpoints_and_without() {
 
 #[test]
 fn a_guest_with_a_disk_and_a_network_from_its_checkpoints() {
-    for name in BUILDS {
+    for name in ALL_BUILDS {
         let place = Place::new();
         place.record("disk.tdm", &build(name), &guest("disk")).ends_with(0);
         // While it reads, while it writes, while it is on the network.
