@@ -120,6 +120,7 @@ impl Snapshot {
             free += CLUSTER;
             free - CLUSTER
         };
+        let mut bytes = vec![0; 1 << CLUSTER.trailing_zeros()];
         let mut second: Option<(u64, u64)> = None;
         for (&cluster, &place) in &self.clusters {
             let (first, entry) = (cluster / ENTRIES, cluster % ENTRIES);
@@ -135,7 +136,8 @@ impl Snapshot {
             let points = match place {
                 Some(place) => {
                     let copy = take();
-                    write_but_zeros(&alone, &read(image, place, CLUSTER as usize)?, copy)?;
+                    read_into(&mut bytes, image, place)?;
+                    write_but_zeros(&alone, &bytes, copy)?;
                     copy
                 }
                 None => ZEROS,
@@ -144,10 +146,11 @@ impl Snapshot {
         }
 
         const ID: &[u8] = b"1";
+        let length = |text: &[u8]| u16::try_from(text.len()).map(u16::to_be_bytes).map_err(io::Error::other);
         let mut entry = self.said.clone();
         entry[..8].copy_from_slice(&table.to_be_bytes());
-        entry[12..14].copy_from_slice(&(ID.len() as u16).to_be_bytes());
-        entry[14..16].copy_from_slice(&(STATE.len() as u16).to_be_bytes());
+        entry[12..14].copy_from_slice(&length(ID)?);
+        entry[14..16].copy_from_slice(&length(STATE.as_bytes())?);
         alone.write_all_at(&[&entry, ID, STATE.as_bytes()].concat(), listed)?;
         alone.write_all_at(&1_u32.to_be_bytes(), SNAPSHOTS as u64)?;
         alone.write_all_at(&listed.to_be_bytes(), SNAPSHOTS as u64 + 4)?;
@@ -168,8 +171,13 @@ impl Snapshot {
 /// What lies at a place of a file, with zeros behind its end.
 fn read(file: &File, at: u64, length: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; length];
+    read_into(&mut bytes, file, at)?;
+    Ok(bytes)
+}
+
+fn read_into(bytes: &mut [u8], file: &File, at: u64) -> io::Result<()> {
     let mut done = 0;
-    while done < length {
+    while done < bytes.len() {
         match file.read_at(&mut bytes[done..], at + done as u64) {
             Ok(0) => break,
             Ok(more) => done += more,
@@ -177,7 +185,8 @@ fn read(file: &File, at: u64, length: usize) -> io::Result<Vec<u8>> {
             Err(error) => return Err(error),
         }
     }
-    Ok(bytes)
+    bytes[done..].fill(0);
+    Ok(())
 }
 
 fn strange(what: &str) -> io::Error {
