@@ -19,7 +19,7 @@ use recorder::columns::{Builder, Events};
 use recorder::log::decoder::Decoder;
 use recorder::log::{HEADER, Version};
 use serde_json::{Value, json};
-use tandem::{BUILDS, Place, boot_sector, build, wait_until, words};
+use tandem::{ALL_BUILDS, Place, boot_sector, build, wait_until, words};
 
 /// A QEMU that dies with the test.
 struct Qemu(Child);
@@ -122,9 +122,9 @@ fn everything(place: &Place, build: &str, has_touch: bool) -> Vec<u8> {
 
 #[test]
 fn a_log_of_everything_is_read_and_written_back_to_the_byte() {
-    for name in BUILDS {
+    for name in ALL_BUILDS {
         let place = Place::new();
-        let log = everything(&place, &build(name), name == "debian-10.0");
+        let log = everything(&place, &build(name), name != "debian-7.2");
         let version = Version::of(u32::from_be_bytes(*log.first_chunk().unwrap())).unwrap();
         let mut decoder = Decoder::new(version);
         let mut again = version.header().to_vec();
@@ -148,7 +148,7 @@ fn a_log_of_everything_is_read_and_written_back_to_the_byte() {
         }
         assert!(kept == log, "{name}: so is going through a recording's columns");
 
-        let touch: &[&str] = if name == "debian-10.0" { &["touch"] } else { &[] };
+        let touch: &[&str] = if name != "debian-7.2" { &["touch"] } else { &[] };
         let expected = words(&[
             "instructions",
             "interrupt",

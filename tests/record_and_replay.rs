@@ -2,11 +2,11 @@
 
 mod tandem;
 
-use tandem::{BUILDS, Place, build, guest, words};
+use tandem::{ALL_BUILDS, BUILDS, Place, build, guest, words};
 
 #[test]
 fn a_linux_boot_is_recorded_and_replayed_to_the_last_instruction() {
-    for name in BUILDS {
+    for name in ALL_BUILDS {
         let place = Place::new();
         let recorded = place.record("boot.tdm", &build(name), &guest("linux"));
         recorded.ends_with(0);
@@ -46,7 +46,7 @@ fn a_guest_that_resets_itself_is_replayed_every_time() {
 /// In host time QEMU logs tens of millions of events, of which a replay needs a few.
 #[test]
 fn a_boot_in_host_time_is_compacted_and_replayed_to_the_last_instruction() {
-    for name in BUILDS {
+    for name in ALL_BUILDS {
         let place = Place::new();
         let line =
             [words(&["record", "-o", "host.tdm", "--time", "host", "--", &build(name)]), guest("linux")];

@@ -9,7 +9,6 @@ mod arming;
 use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
-use std::os::unix::fs::FileExt;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use trace::message::{Point, Watch};
 
 use self::arming::{Armings, Way};
 use crate::forgotten::{Rearming, riscv};
-use crate::image;
+use crate::image::{self, Snapshot, copied};
 use crate::machine::{self, Machine, Setting, Start, Stop};
 use crate::seek::{self, check};
 
@@ -124,6 +123,7 @@ fn keep_all(
     let mut machine = Machine::start(setting, Start::Keeping(&image), Watch::default())?;
     // Nothing is made of what comes with the guest's end: the last proof ends before.
     let end = recording.ending.icount.saturating_sub(1);
+    let mut before = Vec::new();
     let mut target = every;
     let mut tries = 0;
     let mut armings = Armings::default();
@@ -142,7 +142,7 @@ fn keep_all(
             continue;
         }
         let icount = machine.icount();
-        match keep(&mut machine, &image) {
+        match keep(&mut machine, &image, &mut before) {
             Ok(kept) => {
                 if send.send(kept).is_err() {
                     return Ok(failed);
@@ -170,22 +170,31 @@ fn keep_all(
     Ok(failed)
 }
 
-/// Has QEMU keep the state of `machine` in `image`, and takes a copy.
-fn keep(machine: &mut Machine, image: &File) -> Result<Kept, machine::Error> {
+/// Has QEMU keep the state of `machine` in `image`, and copies it. `before` is what was kept last in each image, and
+/// needed no more.
+fn keep(machine: &mut Machine, image: &File, before: &mut Vec<Snapshot>) -> Result<Kept, machine::Error> {
     let standing = machine.standing()?;
     if standing.unfinished.is_some() {
         return Err(machine::Error::NotKept("it stands in the middle of a block".to_owned()));
     }
-    machine.keep()?;
+    let name = machine.keep()?;
     let drives = machine.drives()?;
-    let images: io::Result<_> = [image].into_iter().chain(&drives).map(copied).collect();
+    let files = || [image].into_iter().chain(&drives);
+    let kept: io::Result<Vec<_>> = files().map(|file| Snapshot::last(file, &name)).collect();
+    let not = |error: io::Error| machine::Error::NotKept(error.to_string());
+    let kept = kept.map_err(not)?;
+    for ((file, older), newer) in files().zip(&*before).zip(&kept) {
+        older.free(file, newer);
+    }
+    let images: io::Result<_> = files().zip(&kept).map(|(file, kept)| kept.alone(file)).collect();
+    *before = kept;
     Ok(Kept {
         icount: machine.icount(),
         point: standing.point,
         registers: machine.registers()?,
         rearming: machine.rearming(),
         timers: machine.timers_state()?,
-        images: images.map_err(|error| machine::Error::NotKept(error.to_string()))?,
+        images: images.map_err(not)?,
     })
 }
 
@@ -208,26 +217,6 @@ fn quiet(recording: &mut Reader, from: u64, to: u64) -> Result<Option<u64>, read
         if found || at > to { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     Ok(best.map(|(_, icount)| icount))
-}
-
-/// A copy of a file that will be written to again. Zeros stay holes.
-fn copied(file: &File) -> io::Result<File> {
-    let copy = tempfile::tempfile()?;
-    let length = file.metadata()?.len();
-    copy.set_len(length)?;
-    let mut buffer = vec![0; 1 << 20];
-    let mut at = 0;
-    while at < length {
-        let piece = usize::try_from(length - at).unwrap_or(buffer.len()).min(buffer.len());
-        file.read_exact_at(&mut buffer[..piece], at)?;
-        for (page, place) in buffer[..piece].chunks(4096).zip((at..).step_by(4096)) {
-            if page.iter().any(|&byte| byte != 0) {
-                copy.write_all_at(page, place)?;
-            }
-        }
-        at += piece as u64;
-    }
-    Ok(copy)
 }
 
 /// Proves each state by the next one, and stores those that are good.

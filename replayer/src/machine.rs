@@ -27,6 +27,7 @@ use trace::message::{Asked, FromProbe, Point, Standing, ToProbe, Watch};
 use crate::breaks::{self, Break, Kind};
 use crate::death::Death;
 use crate::forgotten::{Rearming, hpet, riscv};
+use crate::image::STATE;
 use crate::registers;
 use crate::source::{Source, State};
 
@@ -103,9 +104,6 @@ pub enum Ends {
 
 /// How long QEMU may take to be gone once it is ending.
 const EXIT: Duration = Duration::from_secs(10);
-
-/// The name of the state in an image.
-const STATE: &str = "tandem";
 
 /// What all machines of a recording have in common.
 #[derive(Clone, Copy)]
@@ -458,14 +456,15 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Keeps the machine's state in the image that it was started with, in place of the one before.
+    /// Keeps the machine's state in the image that it was started with, beside those before; gives back its name.
     ///
     /// # Errors
     /// Where QEMU can't, at this moment or at all.
-    pub fn keep(&mut self) -> Result<(), Error> {
-        let told = self.human(&format!("savevm {STATE}"))?;
+    pub fn keep(&mut self) -> Result<String, Error> {
+        let name = format!("{STATE}-{}", self.icount);
+        let told = self.human(&format!("savevm {name}"))?;
         let told = told.trim();
-        if told.is_empty() { Ok(()) } else { Err(Error::NotKept(told.to_owned())) }
+        if told.is_empty() { Ok(name) } else { Err(Error::NotKept(told.to_owned())) }
     }
 
     /// The files that QEMU has made for what the guest writes to its drives, in the order of the command line.

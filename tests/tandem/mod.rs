@@ -13,6 +13,9 @@ use tempfile::TempDir;
 
 pub const BUILDS: [&str; 2] = ["debian-7.2", "debian-10.0"];
 
+/// With a newest one, which is tested in what each build does its own way.
+pub const ALL_BUILDS: [&str; 3] = ["debian-7.2", "debian-10.0", "debian-11"];
+
 pub fn build(name: &str) -> String {
     corpus::build(name).unwrap().display().to_string()
 }
