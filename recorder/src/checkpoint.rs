@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::num::NonZero;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -18,9 +19,9 @@ use serde::{Deserialize, Serialize};
 use trace::codec;
 use trace::message::Point;
 
-use crate::format::{Kind, indexing};
+use crate::format::{Kind, Place, indexing};
 use crate::pack::copy;
-use crate::reader::{self, Reader};
+use crate::reader::{self, Frames, Reader};
 use crate::writer::{self, Writer};
 
 /// A state of the guest.
@@ -273,31 +274,68 @@ impl Reader {
         Ok(Some(checkpoint))
     }
 
-    /// Writes an image of the checkpoint at `icount` into `to`, an empty file.
+    /// Writes an image of the checkpoint at `icount` into `to`, an empty file, on all cores.
     ///
     /// # Errors
     /// Where it can't be read or written.
     pub fn restore(&mut self, icount: u64, image: &Image, to: &File) -> Result<(), Error> {
-        let damaged = |what: &str| Error::Damaged { icount, what: what.to_owned() };
         if image.length > LONGEST {
-            return Err(damaged("a file longer than any"));
+            return Err(Error::Damaged { icount, what: "a file longer than any".to_owned() });
         }
         to.set_len(image.length)?;
         let mut pieces = image.pieces.clone();
         pieces.sort_unstable_by_key(|piece| (piece.frame, piece.at));
         let frames: HashMap<u64, _> =
             self.places(Kind::State).into_iter().map(|place| (place.first, place)).collect();
-        let mut read: Option<(u32, Vec<u8>)> = None;
-        for piece in pieces {
-            if read.as_ref().is_none_or(|(frame, _)| *frame != piece.frame) {
-                let place = *frames.get(&piece.frame.into()).ok_or_else(|| damaged("a piece is missing"))?;
-                read = Some((piece.frame, self.frames().content(place)?));
+        let mut framed: Vec<_> = pieces.chunk_by(|a, b| a.frame == b.frame).collect();
+        let most = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let lots = framed.len().div_ceil(most).max(1);
+        let restoration = Restoration { icount, length: image.length, frames: &frames, to };
+        std::thread::scope(|scope| {
+            let mut others = Vec::new();
+            while framed.len() > lots {
+                let lot = framed.split_off(framed.len() - lots);
+                let mut from = self.frames().again()?;
+                others.push(scope.spawn(move || restoration.write(&mut from, &lot)));
             }
-            let end = piece.at.checked_add(piece.length.into()).filter(|&end| end <= image.length);
-            let range = piece.from as usize..piece.from as usize + piece.length as usize;
-            match (read.as_ref().and_then(|(_, content)| content.get(range)), end) {
-                (Some(bytes), Some(_)) => to.write_all_at(bytes, piece.at)?,
-                _ => return Err(damaged("a piece that does not fit")),
+            let mine = restoration.write(self.frames(), &framed);
+            others
+                .into_iter()
+                .map(|other| {
+                    other.join().unwrap_or_else(|_| {
+                        Err(io::Error::other("a thread that restores it panicked").into())
+                    })
+                })
+                .fold(mine, Result::and)
+        })
+    }
+}
+
+/// Where the pieces of an image are to be found, and to go.
+#[derive(Clone, Copy)]
+struct Restoration<'a> {
+    icount: u64,
+    /// Of the image, bytes.
+    length: u64,
+    frames: &'a HashMap<u64, Place>,
+    to: &'a File,
+}
+
+impl Restoration<'_> {
+    /// Writes pieces, those of a frame together.
+    fn write(self, from: &mut Frames, framed: &[&[Piece]]) -> Result<(), Error> {
+        let damaged = |what: &str| Error::Damaged { icount: self.icount, what: what.to_owned() };
+        for &pieces in framed {
+            let frame = pieces.first().map_or(0, |piece| piece.frame);
+            let place = *self.frames.get(&frame.into()).ok_or_else(|| damaged("a piece is missing"))?;
+            let content = from.content(place)?;
+            for piece in pieces {
+                let end = piece.at.checked_add(piece.length.into()).filter(|&end| end <= self.length);
+                let range = piece.from as usize..piece.from as usize + piece.length as usize;
+                match (content.get(range), end) {
+                    (Some(bytes), Some(_)) => self.to.write_all_at(bytes, piece.at)?,
+                    _ => return Err(damaged("a piece that does not fit")),
+                }
             }
         }
         Ok(())

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -74,6 +75,13 @@ impl Frames {
             return Err(Error::OtherVersion(path.to_owned(), version));
         }
         Ok(Frames { path: path.to_owned(), file, length })
+    }
+
+    /// The same file once more, with a place in it of its own, whatever has its name by now.
+    pub fn again(&self) -> Result<Frames, Error> {
+        let file = File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+            .map_err(|error| Error::Read(self.path.clone(), error))?;
+        Ok(Frames { path: self.path.clone(), file, length: self.length })
     }
 
     fn error(&self, at: u64, unreadable: Unreadable) -> Error {
