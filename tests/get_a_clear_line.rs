@@ -50,6 +50,18 @@ fn a_qemu_without_tcg_or_without_plugins() {
 }
 
 #[test]
+fn a_device_that_qemu_cannot_make() {
+    for version in BUILDS {
+        let place = Place::new();
+        let mut line = guest("seabios");
+        line.extend(words(&["-device", "e1000,romfile=no-such.rom"]));
+        let refused = place.record("x.tdm", &build(version), &line);
+        refused.is_refused_with(&["before the guest's first instruction", "no-such.rom"]);
+        assert_eq!(place.left(), (vec![], vec![]));
+    }
+}
+
+#[test]
 fn a_guest_that_cannot_be_recorded() {
     let place = Place::new();
     for (option, parts) in [

@@ -273,16 +273,21 @@ impl Run {
                 Err(Error::Mute(self.path.clone()))
             }
             _ => {
-                let ending = describe(self.wait()?);
+                let status = self.wait()?;
                 let said = self.errors();
                 if said.contains("plugin interface not enabled") || said.contains("-plugin: invalid option") {
                     return Err(Error::NoPlugins(self.path.clone()));
                 }
-                let said = said.lines().rev().map(str::trim).find(|line| !line.is_empty());
-                let said = said.unwrap_or("it said nothing").to_owned();
-                Err(Error::Stillborn { path: self.path.clone(), ending, said })
+                Err(self.stillborn(status))
             }
         }
+    }
+
+    /// What there is to say of a QEMU that has ended before the guest's first instruction.
+    #[must_use]
+    pub fn stillborn(&self, status: ExitStatus) -> Error {
+        let said = self.said().unwrap_or_else(|| "it said nothing".to_owned());
+        Error::Stillborn { path: self.path.clone(), ending: describe(status), said }
     }
 
     /// What commands it, the first time that this is asked; only where the plan says so.
@@ -385,10 +390,14 @@ impl Run {
     /// The last line that QEMU said there of what is wrong, as the end of a sentence; empty where it said none.
     #[must_use]
     pub fn last_words(&self) -> String {
+        self.said().map(|line| format!(", it said: {line}")).unwrap_or_default()
+    }
+
+    fn said(&self) -> Option<String> {
         let errors = self.errors();
-        let mut lines = errors.lines().rev();
+        let mut lines = errors.lines().rev().map(str::trim);
         let last = lines.find(|line| !line.is_empty() && !HARMLESS.iter().any(|words| line.contains(words)));
-        last.map(|line| format!(", it said: {line}")).unwrap_or_default()
+        last.map(str::to_owned)
     }
 }
 

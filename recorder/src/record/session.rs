@@ -22,6 +22,10 @@ use crate::{console, gather};
 /// How long QEMU may take to end its log once the guest has ended or was told to.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
+/// How many chunks a guest may run on that was told to end: where its processor never waits and no timer runs, QEMU takes
+/// notice after 2^31 instructions (`icount_get_limit` in 7.2 and 10.0), and once more when it is at its end.
+const NOTICE: u64 = 2 * (1 << 31) / CHUNK;
+
 /// How many digests at the ends of chunks are at hand, for a log that broke off that long before.
 const RECENT: usize = 1 << 16;
 
@@ -52,8 +56,8 @@ pub(super) struct Session {
     tail: Option<(u64, Vec<u64>)>,
     /// How often the user has asked for an end.
     interrupted: u32,
-    /// Why the guest was told to end, and when.
-    stopped: Option<(Stop, Instant)>,
+    /// Why the guest was told to end, since when it has not moved, and how many chunks it may still run.
+    stopped: Option<(Stop, Instant, u64)>,
     /// Why the run was cut off.
     cut: Option<String>,
     /// Nothing more can be written but the ending.
@@ -163,7 +167,7 @@ impl Session {
             self.stop(Stop::Interrupt);
         }
         match &self.stopped {
-            Some((stop, since)) => {
+            Some((stop, since, _)) => {
                 if self.end.is_none() && since.elapsed() > END_LIMIT {
                     self.cut = Some(stop.to_string());
                 }
@@ -179,7 +183,7 @@ impl Session {
 
     fn stop(&mut self, stop: Stop) {
         self.run.ask_to_end();
-        self.stopped.get_or_insert((stop, Instant::now()));
+        self.stopped.get_or_insert((stop, Instant::now(), NOTICE));
     }
 
     fn take(&mut self, come: Come, show: &mut Show) {
@@ -203,6 +207,9 @@ impl Session {
                 }
                 self.witness.extend(digest.to_le_bytes());
                 self.chunks += 1;
+                if let Some((_, since, left @ 1..)) = &mut self.stopped {
+                    (*since, *left) = (Instant::now(), *left - 1);
+                }
                 self.recent.push_back(digest);
                 if self.recent.len() > RECENT {
                     self.recent.pop_front();
@@ -247,7 +254,7 @@ impl Session {
             Err(error @ writer::Error::Full(..)) => {
                 self.full = true;
                 self.cut.get_or_insert(error.to_string());
-                self.stopped.get_or_insert((Stop::Full(error.to_string()), Instant::now()));
+                self.stopped.get_or_insert((Stop::Full(error.to_string()), Instant::now(), NOTICE));
             }
             Err(error) => self.failed = Some(error),
         }
@@ -305,6 +312,12 @@ impl Session {
         if let Some(Err(why)) = self.log_end {
             return Err(left(why, &self.writer));
         }
+        // A device that QEMU can't make, say: it ends when the probe is there already.
+        let ended_itself = self.cut.is_none() && self.stopped.is_none();
+        if ended_itself && totals.icount == 0 && !status.success() {
+            self.writer.abandon();
+            return Err(self.run.stillborn(status).into());
+        }
         let said = self.run.last_words();
         let died = || format!("QEMU died ({}{said})", describe(status));
         let whole = totals.shutdown.filter(|_| totals.ended && !self.full);
@@ -318,7 +331,7 @@ impl Session {
                 (proof, whole, whole.is_none())
             }
         };
-        let stop = self.stopped.map(|(stop, _)| stop);
+        let stop = self.stopped.map(|(stop, ..)| stop);
         let why = self.cut.map(|why| if why.is_empty() { died() } else { why });
         let trouble = match (&stop, why) {
             (Some(stop), _) if stop.is_trouble() => Some(stop.to_string()),
@@ -329,8 +342,11 @@ impl Session {
         let cause = match (&trouble, &stop, shutdown) {
             (Some(trouble), ..) => trouble.clone(),
             (None, Some(stop), _) => stop.to_string(),
+            (None, None, Some(_)) if totals.unrequested() && !status.success() => {
+                format!("QEMU itself, with {} (an exit device, or an error{said})", describe(status))
+            }
             (None, None, Some(_)) if totals.unrequested() => {
-                "QEMU itself (a reset with -no-reboot, or an exit device)".to_owned()
+                "QEMU itself (a reset with -no-reboot)".to_owned()
             }
             (None, None, shutdown) => shutdown.map_or_else(died, |shutdown| shutdown.cause.to_string()),
         };
