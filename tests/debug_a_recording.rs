@@ -138,13 +138,14 @@ fn a_kernel_for_riscv_from_checkpoints() {
         place.record_a_kernel("kernel.tdm", &build(name), "linux-riscv64");
         place.run(&["index", "kernel.tdm", "--every", "200000000"]).ends_with(0);
         let commands = "when; reverse-stepi; when; stepi; when; break *$pc; reverse-continue; when; \
-                        continue; when; watch *(long*)($sp-16); continue; when";
+                        continue; when; delete; watch -l *(long*)($sp-16); reverse-continue; when; continue; when";
         let session = Session::of(&place, PRINTS, &[], commands);
-        let [start, before, again, last, forwards, written] = session.positions()[..] else {
+        let [start, before, again, last, forwards, write, written] = session.positions()[..] else {
             panic!("{:?}", session.0)
         };
         assert_eq!((before, again, forwards), (start - 1, start, start));
-        assert!(last < start && start < written, "{:?}", session.0);
+        assert!(last < start && write < start, "{:?}", session.0);
+        assert_eq!(written, write + 1, "{:?}", session.0);
 
         let at = |options: &[&str]| {
             let mut line = words(&["replay", "kernel.tdm", "--at", &format!("instruction:{last}")]);

@@ -360,10 +360,10 @@ impl<'a> Machine<'a> {
     }
 
     /// Whether the processor tells an access to watched memory before it is made (`gdb_stop_before_watchpoint` in
-    /// target/arm/cpu.c, 7.2 and 10.0; x86 and RISC-V don't).
+    /// target/arm/cpu.c and target/riscv/cpu.c, 7.2 and 10.0; x86 doesn't).
     #[must_use]
     pub fn tells_before(&self) -> bool {
-        matches!(&*self.run.target, "aarch64" | "arm")
+        matches!(&*self.run.target, "aarch64" | "arm" | "riscv64" | "riscv32")
     }
 
     /// Whether the processor writes to memory when it takes an interrupt or an exception.
