@@ -1,8 +1,12 @@
-//! An empty qcow2 image without a name, which QEMU keeps the state of a machine in (docs/interop/qcow2.txt).
+//! Images without a name that a machine's state is kept in: an empty qcow2 one for QEMU to write to
+//! (docs/interop/qcow2.txt), and a checkpoint's.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+
+use recorder::checkpoint::{self, Checkpoint};
+use recorder::reader::Reader;
 
 /// A cluster, bytes.
 const CLUSTER: u64 = 1 << 16;
@@ -48,6 +52,23 @@ pub fn empty(size: u64) -> io::Result<File> {
     let counted = vec![[0, 1]; usize::try_from(clusters).map_err(io::Error::other)?];
     file.write_all_at(&counted.concat(), 2 * CLUSTER)?;
     Ok(file)
+}
+
+/// The images of a checkpoint of `recording`: the machine's, then those of its drives.
+///
+/// # Errors
+/// Where they can't be read or written.
+pub fn restored<E: From<checkpoint::Error> + From<io::Error>>(
+    recording: &mut Reader,
+    checkpoint: &Checkpoint,
+) -> Result<Vec<File>, E> {
+    let mut files = Vec::new();
+    for image in &checkpoint.images {
+        let file = tempfile::tempfile()?;
+        recording.restore(checkpoint.icount, image, &file)?;
+        files.push(file);
+    }
+    Ok(files)
 }
 
 #[cfg(test)]

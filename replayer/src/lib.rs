@@ -1,5 +1,5 @@
 //! Replays a recording. [`source`] makes of a recording what QEMU needs to replay it; [`verify`] replays it and
-//! compares every chunk with the witness; [`standstill`] says what the log has where it does not go on, and [`death`] where
+//! compares every chunk with the witness, and [`pieces`] has several QEMUs do so at once; [`standstill`] says what the log has where it does not go on, and [`death`] where
 //! QEMU has died. A [`machine`]
 //! is a replay that is commanded; [`seek`] takes one to a [`moment`] or to [`breaks`], and [`registers`] reads what it
 //! shows there, with the names of [`symbols`]. [`debugger`] has gdb command one.
@@ -12,6 +12,7 @@ mod image;
 pub mod index;
 pub mod machine;
 pub mod moment;
+pub mod pieces;
 pub mod registers;
 pub mod seek;
 pub mod source;

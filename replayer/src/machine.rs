@@ -102,7 +102,7 @@ pub enum Ends {
 const EXIT: Duration = Duration::from_secs(10);
 
 /// The name of the state in an image.
-const STATE: &str = "tandem";
+pub(crate) const STATE: &str = "tandem";
 
 /// What all machines of a recording have in common.
 #[derive(Clone, Copy)]
