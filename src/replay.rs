@@ -120,12 +120,12 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
             let on = cut.map_or_else(String::new, |icount| {
                 format!("; replayed on to icount {}, where the recording was cut off", grouped(icount))
             });
-            let pieces = match proof.pieces {
+            let by = match proof.jobs {
                 1 => String::new(),
-                pieces => format!(", in {pieces} pieces"),
+                jobs => format!(", by {jobs} QEMUs at once"),
             };
             progress.borrow().verdict(&format!(
-                "identical: {} instructions, {chunks} chunks{pieces}{on}",
+                "identical: {} instructions, {chunks} chunks{by}{on}",
                 grouped(instructions)
             ));
             Ok(Outcome::Same)

@@ -2,6 +2,9 @@
 //! checkpoint, and each has to come to the digest at which the next one has begun. What is proven is the same as by one
 //! QEMU, the digest of every chunk of the whole stream.
 //!
+//! How fast a guest's instructions are replayed differs by ten and more from one part of a recording to another. So a QEMU
+//! that is done takes over half of what the one with the most before it has left.
+//!
 //! A checkpoint was proven up to the next one, and what QEMU forgot may show later than that. So only that all is identical
 //! is taken from the pieces, and what the first one finds, which stands on no checkpoint; whatever else one of them finds,
 //! the recording is replayed from the beginning, and that counts.
@@ -11,8 +14,9 @@ use std::io::{self, BufReader, Seek};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -24,13 +28,13 @@ use trace::message::{CHUNK, Point};
 use crate::image::restored;
 use crate::machine::{STATE, Setting};
 use crate::source::{self, State};
-use crate::verify::{self, Error, Restored, Stretch, Verdict, other_console, prove};
+use crate::verify::{self, Error, Goal, Restored, Stretch, Verdict, other_console, prove};
 
-/// What was proven, and by how many QEMUs.
+/// What was proven, and by how many QEMUs at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Proof {
     pub verdict: Verdict,
-    pub pieces: usize,
+    pub jobs: usize,
 }
 
 /// Who is told of a proof while it is under way.
@@ -43,24 +47,18 @@ pub struct Listener<'a> {
     pub doubt: &'a mut dyn FnMut(&str),
 }
 
-/// The least number of instructions that it pays to begin a QEMU for.
+/// The least number of instructions that it pays to make two pieces of: to begin one takes as long as 50 million do, or
+/// some hundred million where they are fast.
 const WORTH: u64 = 200_000_000;
 
 /// What a QEMU takes of memory beside its guest's, bytes.
 const OWN: u64 = 128 << 20;
 
-/// Where a piece begins.
+/// Where a piece can begin.
 struct Begin {
-    /// `None`: before the first instruction.
-    checkpoint: Option<Checkpoint>,
+    checkpoint: Checkpoint,
     /// How many bytes of the console come before.
     console: u64,
-}
-
-impl Begin {
-    fn point(&self) -> Point {
-        self.checkpoint.as_ref().map_or(Point::START, |checkpoint| checkpoint.point)
-    }
 }
 
 /// What a piece says.
@@ -69,99 +67,6 @@ enum Said {
     /// So many instructions of the stream are done.
     Progress(u64),
     Done(Result<Verdict, Error>),
-}
-
-/// Replays `recording` in at most `jobs` pieces at once, where given, and compares it with its witness.
-///
-/// # Errors
-/// Where the replay came to no verdict.
-pub fn verify(
-    recording: &mut Reader,
-    setting: Setting,
-    jobs: Option<NonZeroUsize>,
-    on: &mut Listener,
-) -> Result<Proof, Error> {
-    let begins = begins(recording, setting, jobs)?;
-    let mut shown = 0;
-    if begins.len() > 1 {
-        let mut console = Console::of(&begins)?;
-        let why = match at_once(recording.path(), setting, &begins, &mut console, on)? {
-            Outcome::Identical if console.is_recorded(recording)? => {
-                let instructions = recording.ending.proof.unwrap_or(Point::START).position;
-                let chunks = instructions.div_ceil(CHUNK);
-                return Ok(Proof {
-                    verdict: Verdict::Identical { instructions, chunks },
-                    pieces: begins.len(),
-                });
-            }
-            Outcome::Identical => "they wrote another console".to_owned(),
-            Outcome::Found(verdict) => return Ok(Proof { verdict, pieces: 1 }),
-            Outcome::Doubt(why) => why,
-        };
-        (on.doubt)(&why);
-        shown = console.shown;
-    }
-    // What was shown is not shown again.
-    let mut console = |bytes: &[u8]| {
-        let before = usize::try_from(shown).unwrap_or(usize::MAX).min(bytes.len());
-        shown -= before as u64;
-        (on.console)(&bytes[before..]);
-    };
-    let verdict = verify::verify(recording, setting, &mut console, on.progress)?;
-    Ok(Proof { verdict, pieces: 1 })
-}
-
-/// Where the pieces begin, of about one length; only one where there can be no more.
-fn begins(recording: &mut Reader, setting: Setting, jobs: Option<NonZeroUsize>) -> Result<Vec<Begin>, Error> {
-    let end = recording.ending.icount;
-    let mut begins = vec![Begin { checkpoint: None, console: 0 }];
-    let most = jobs.or_else(|| available_parallelism().ok()).map_or(1, NonZeroUsize::get);
-    let Some(proof) = recording.ending.proof else { return Ok(begins) };
-    let icounts = recording.checkpoints();
-    if most == 1 || icounts.is_empty() {
-        return Ok(begins);
-    }
-    let mut usable = Vec::new();
-    for icount in icounts {
-        let Some(checkpoint) = recording.checkpoint(icount)? else { continue };
-        let between = (1..proof.position).contains(&checkpoint.point.position);
-        if between && checkpoint.build == setting.build.sha256 && !checkpoint.images.is_empty() {
-            usable.push(checkpoint);
-        }
-    }
-    // Else nobody knows what of the console belongs to which piece.
-    let Some(stamps) = Stamps::of(recording)? else { return Ok(begins) };
-    let most = match jobs {
-        Some(_) => most,
-        None => most.min(usize::try_from(end / WORTH).unwrap_or(usize::MAX)).min(room(&usable)),
-    };
-    let length = end / most.max(1) as u64;
-    for ideal in (1..most as u64).map(|number| number * length) {
-        let nearest = (0..usable.len()).min_by_key(|&at| usable[at].icount.abs_diff(ideal));
-        let Some(nearest) = nearest else { break };
-        let checkpoint = usable.remove(nearest);
-        let Some(console) = stamps.written(checkpoint.icount) else { break };
-        // One behind that is not in order, because none was left.
-        if begins.last().is_some_and(|before| before.point().position < checkpoint.point.position) {
-            begins.push(Begin { checkpoint: Some(checkpoint), console });
-        }
-    }
-    Ok(begins)
-}
-
-/// How many QEMUs have room in memory, each with a state like the largest of these, once in a file and once as its
-/// guest's memory.
-fn room(usable: &[Checkpoint]) -> usize {
-    let each = usable.iter().map(Checkpoint::held).max().unwrap_or(0) * 2 + OWN;
-    let told = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    usize::try_from(available(&told).unwrap_or(0) / each).unwrap_or(usize::MAX)
-}
-
-/// The bytes of memory that can be had, as the kernel tells it.
-fn available(told: &str) -> Option<u64> {
-    let line = told.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes << 10)
 }
 
 /// What came of all pieces.
@@ -174,100 +79,186 @@ enum Outcome {
     Doubt(String),
 }
 
+/// Replays `recording` with at most `jobs` QEMUs at once, where given, and compares it with its witness.
+///
+/// # Errors
+/// Where the replay came to no verdict.
+pub fn verify(
+    recording: &mut Reader,
+    setting: Setting,
+    jobs: Option<NonZeroUsize>,
+    on: &mut Listener,
+) -> Result<Proof, Error> {
+    let most = jobs.or_else(|| available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+    let begins = if most > 1 { begins(recording, setting)? } else { Vec::new() };
+    let jobs = match jobs {
+        Some(_) => most.min(begins.len() + 1),
+        None => {
+            let worth = usize::try_from(recording.ending.icount / WORTH).unwrap_or(usize::MAX);
+            most.min(begins.len() + 1).min(room(&begins)).min(worth)
+        }
+    };
+    let mut shown = 0;
+    if jobs > 1 {
+        let mut pieces = Pieces::new()?;
+        let why = match at_once(recording.path(), setting, &begins, jobs, &mut pieces, on)? {
+            Outcome::Identical if pieces.console_is_recorded(recording)? => {
+                let instructions = recording.ending.proof.unwrap_or(Point::START).position;
+                let chunks = instructions.div_ceil(CHUNK);
+                return Ok(Proof { verdict: Verdict::Identical { instructions, chunks }, jobs });
+            }
+            Outcome::Identical => "they wrote another console".to_owned(),
+            Outcome::Found(verdict) => return Ok(Proof { verdict, jobs: 1 }),
+            Outcome::Doubt(why) => why,
+        };
+        (on.doubt)(&why);
+        shown = pieces.shown;
+    }
+    // What was shown is not shown again.
+    let mut console = |bytes: &[u8]| {
+        let before = usize::try_from(shown).unwrap_or(usize::MAX).min(bytes.len());
+        shown -= before as u64;
+        (on.console)(&bytes[before..]);
+    };
+    let verdict = verify::verify(recording, setting, &mut console, on.progress)?;
+    Ok(Proof { verdict, jobs: 1 })
+}
+
+/// Where pieces can begin on this build, in order.
+fn begins(recording: &mut Reader, setting: Setting) -> Result<Vec<Begin>, Error> {
+    let mut begins = Vec::new();
+    let icounts = recording.checkpoints();
+    let Some(proof) = recording.ending.proof else { return Ok(begins) };
+    if icounts.is_empty() {
+        return Ok(begins);
+    }
+    // Else nobody knows what of the console belongs to which piece.
+    let Some(stamps) = Stamps::of(recording)? else { return Ok(begins) };
+    for icount in icounts {
+        let Some(checkpoint) = recording.checkpoint(icount)? else { continue };
+        let Some(console) = stamps.written(icount) else { break };
+        let last = begins.last().map_or(0, |before: &Begin| before.checkpoint.point.position);
+        let inside = (last + 1..proof.position).contains(&checkpoint.point.position);
+        if inside && checkpoint.build == setting.build.sha256 && !checkpoint.images.is_empty() {
+            begins.push(Begin { checkpoint, console });
+        }
+    }
+    Ok(begins)
+}
+
+/// How many QEMUs have room in memory, each with a state like the largest of these, once in a file and once as its
+/// guest's memory.
+fn room(begins: &[Begin]) -> usize {
+    let each = begins.iter().map(|begin| begin.checkpoint.held()).max().unwrap_or(0) * 2 + OWN;
+    let told = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    usize::try_from(available(&told).unwrap_or(0) / each).unwrap_or(usize::MAX)
+}
+
+/// The bytes of memory that can be had, as the kernel tells it.
+fn available(told: &str) -> Option<u64> {
+    let line = told.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes << 10)
+}
+
 /// Replays all pieces, each on a thread of its own.
 fn at_once(
     path: &Path,
     setting: Setting,
     begins: &[Begin],
-    console: &mut Console,
+    jobs: usize,
+    pieces: &mut Pieces,
     on: &mut Listener,
 ) -> Result<Outcome, Error> {
     let stop = AtomicU32::new(0);
     let (tell, come) = channel();
     std::thread::scope(|scope| {
-        for number in 0..begins.len() {
-            let (tell, setting) = (tell.clone(), Setting { interrupts: &stop, ..setting });
+        let stop = &stop;
+        let start = |piece: &Piece| {
+            let (begin, goal) = (piece.begin.map(|begin| &begins[begin]), Arc::clone(&piece.goal));
+            let (tell, from) = (tell.clone(), piece.from);
+            let setting = Setting { interrupts: stop, ..setting };
             // A QEMU dies with the thread that starts it: this one ends when its QEMU has.
             scope.spawn(move || {
-                let proven = piece(path, setting, begins, number, &tell);
-                drop(tell.send((number, Said::Done(proven))));
+                let say = |said| drop(tell.send((from, said)));
+                say(Said::Done(replay(path, setting, begin, &goal, &say)));
             });
-        }
-        drop(tell);
-        let outcome = listen(setting.interrupts, begins, &come, console, on);
+        };
+        while pieces.all.len() < jobs && pieces.split(begins, 0).is_some() {}
+        pieces.all.iter().for_each(start);
+        let outcome = listen(setting.interrupts, begins, &come, pieces, &start, on);
         stop.store(1, Ordering::Relaxed);
         outcome
     })
 }
 
-/// Proves the piece with this number.
-fn piece(
+/// Replays the piece from `begin` up to `goal`.
+fn replay(
     path: &Path,
     setting: Setting,
-    begins: &[Begin],
-    number: usize,
-    tell: &Sender<(usize, Said)>,
+    begin: Option<&Begin>,
+    goal: &Goal,
+    say: &dyn Fn(Said),
 ) -> Result<Verdict, Error> {
     let mut recording = Reader::open(path)?;
-    let say = |said| drop(tell.send((number, said)));
     let mut console = |bytes: &[u8]| {
         say(Said::Console(bytes.to_vec()));
         Ok(())
     };
     let mut progress = |position| say(Said::Progress(position));
-    let Begin { checkpoint, .. } = &begins[number];
-    let files =
-        checkpoint.as_ref().map(|checkpoint| restored::<Error>(&mut recording, checkpoint)).transpose()?;
+    let checkpoint = begin.map(|begin| &begin.checkpoint);
+    let files = checkpoint.map(|checkpoint| restored::<Error>(&mut recording, checkpoint)).transpose()?;
     let images = files.as_ref().and_then(|files| files.split_first());
-    let from = checkpoint.as_ref().zip(images).map(|(checkpoint, (machine, drives))| Restored {
+    let from = checkpoint.zip(images).map(|(checkpoint, (machine, drives))| Restored {
         state: State { machine, drives, restored: Some(STATE) },
         point: checkpoint.point,
         rearms: checkpoint.rearms,
     });
-    let stretch = Stretch { from, to: begins.get(number + 1).map(Begin::point) };
+    let stretch = Stretch { from, goal: Some(goal) };
     prove(&mut recording, setting, stretch, &mut console, &mut progress)
 }
 
-/// Takes what the pieces say until it is clear what comes of them.
+/// Takes what the pieces say until it is clear what comes of them, and begins new ones.
 fn listen(
     interrupts: &AtomicU32,
     begins: &[Begin],
-    come: &Receiver<(usize, Said)>,
-    console: &mut Console,
+    come: &Receiver<(u64, Said)>,
+    pieces: &mut Pieces,
+    start: &dyn Fn(&Piece),
     on: &mut Listener,
 ) -> Result<Outcome, Error> {
-    let mut done: Vec<u64> = begins.iter().map(|begin| begin.point().position).collect();
     let mut identical = 0;
-    while identical < begins.len() {
+    while identical < pieces.all.len() {
         if interrupts.load(Ordering::Relaxed) > 0 {
-            let joints = begins[1..].iter().map(|begin| begin.point().position);
-            let whole = done.iter().zip(joints).take_while(|&(&done, joint)| done == joint).count();
-            return Err(Error::Interrupted(done[whole]));
+            return Err(Error::Interrupted(pieces.proven()));
         }
-        let (number, said) = match come.recv_timeout(Duration::from_millis(100)) {
+        let (from, said) = match come.recv_timeout(Duration::from_millis(100)) {
             Ok(said) => said,
             Err(RecvTimeoutError::Timeout) => continue,
             Err(RecvTimeoutError::Disconnected) => {
                 return Ok(Outcome::Doubt("one gave no answer".to_owned()));
             }
         };
-        let joint = begins.get(number + 1).map(Begin::point);
+        let number = pieces.all.partition_point(|piece| piece.from < from);
         match said {
-            Said::Console(bytes) => console.take(number, &bytes, on.console)?,
+            Said::Console(bytes) => {
+                pieces.write(number, &bytes)?;
+                pieces.show(on.console)?;
+            }
             Said::Progress(position) => {
-                done[number] = done[number].max(position);
-                let each = done.iter().zip(begins).map(|(done, begin)| done - begin.point().position);
-                (on.progress)(each.sum());
+                let piece = &mut pieces.all[number];
+                piece.done = piece.done.max(position);
+                (on.progress)(pieces.all.iter().map(|piece| piece.done - piece.from).sum());
             }
             Said::Done(Ok(Verdict::Identical { instructions, .. })) => {
                 identical += 1;
-                done[number] = instructions;
+                pieces.all[number].done = instructions;
+                if let Some(new) = pieces.split(begins, WORTH) {
+                    start(&pieces.all[new]);
+                }
             }
             // What differs at a joint may be the checkpoint.
-            Said::Done(Ok(verdict))
-                if number == 0
-                    && !matches!((verdict, joint), (Verdict::Different { to, .. }, Some(joint)) if to == joint.position) =>
-            {
+            Said::Done(Ok(verdict)) if number == 0 && !pieces.is_at_joint(&verdict) => {
                 return Ok(Outcome::Found(verdict));
             }
             Said::Done(Err(error)) if number == 0 => return Err(error),
@@ -279,7 +270,8 @@ fn listen(
                         format!("came to nothing ({})", error.lines().next().unwrap_or_default())
                     }
                 };
-                let icount = begins[number].checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.icount);
+                let begin = pieces.all[number].begin;
+                let icount = begin.map_or(0, |begin| begins[begin].checkpoint.icount);
                 return Ok(Outcome::Doubt(format!("the one from icount {} on {why}", grouped(icount))));
             }
         }
@@ -287,65 +279,119 @@ fn listen(
     Ok(Outcome::Identical)
 }
 
-/// What the pieces write, in one unnamed file, each where it belongs.
-struct Console {
-    file: File,
-    /// Where each begins, and where it is at its end; what it writes behind that belongs to the next one.
-    pieces: Vec<(u64, Option<u64>)>,
-    /// How far each is.
-    written: Vec<u64>,
-    /// Which one is shown while it writes, and up to where all was shown.
-    current: usize,
+/// A piece that is or was replayed.
+struct Piece {
+    /// Where it begins, the number of [`Begin`]; `None`: before the first instruction.
+    begin: Option<usize>,
+    from: u64,
+    goal: Arc<Goal>,
+    /// How far it is in the stream.
+    done: u64,
+    /// Where in the console it begins, and how far it is there.
+    console: u64,
+    written: u64,
+}
+
+/// All pieces, in order, and what they have written, each where it belongs.
+struct Pieces {
+    all: Vec<Piece>,
+    console: File,
+    /// Up to where the console was shown.
     shown: u64,
 }
 
-impl Console {
-    fn of(begins: &[Begin]) -> Result<Self, Error> {
-        let written: Vec<u64> = begins.iter().map(|begin| begin.console).collect();
-        let ends = written[1..].iter().copied().map(Some).chain([None]);
-        let pieces = written.iter().copied().zip(ends).collect();
-        let file = tempfile::tempfile().map_err(source::Error::from)?;
-        Ok(Console { file, pieces, written, current: 0, shown: 0 })
+impl Pieces {
+    /// The whole recording as one.
+    fn new() -> Result<Self, Error> {
+        let goal = Arc::new(Goal::new(Point::START, None));
+        let whole = Piece { begin: None, from: 0, goal, done: 0, console: 0, written: 0 };
+        let console = tempfile::tempfile().map_err(source::Error::from)?;
+        Ok(Pieces { all: vec![whole], console, shown: 0 })
     }
 
-    fn take(&mut self, number: usize, bytes: &[u8], show: &mut dyn FnMut(&[u8])) -> io::Result<()> {
-        let at = self.written[number];
-        let room = self.pieces[number].1.map_or(u64::MAX, |end| end - at);
-        let bytes = &bytes[..bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX))];
-        self.file.write_all_at(bytes, at)?;
-        self.written[number] += bytes.len() as u64;
-        self.show(show)
+    /// Makes two of the one that has the most left, at least `least`; gives back the second's number.
+    fn split(&mut self, begins: &[Begin], least: u64) -> Option<usize> {
+        let last = begins.last()?.checkpoint.point.position;
+        let end = |number: usize| self.all.get(number + 1).map_or(last + 1, |next| next.from);
+        let left = |number: usize| end(number).saturating_sub(self.all[number].done);
+        let number = (0..self.all.len()).max_by_key(|&number| left(number))?;
+        let done = self.all[number].done.max(self.all[number].from + 1);
+        let middle = done + left(number) / 2;
+        let inside = |&at: &usize| (done..end(number)).contains(&begins[at].checkpoint.point.position);
+        let at = (0..begins.len())
+            .filter(inside)
+            .min_by_key(|&at| begins[at].checkpoint.point.position.abs_diff(middle))?;
+        let Begin { checkpoint, console } = &begins[at];
+        let joint = self.all[number].goal.joint();
+        if left(number) < least || !self.all[number].goal.end_at(checkpoint.point) {
+            return None;
+        }
+        let from = checkpoint.point.position;
+        let goal = Arc::new(Goal::new(checkpoint.point, joint));
+        let new = Piece { begin: Some(at), from, goal, done: from, console: *console, written: *console };
+        self.all.insert(number + 1, new);
+        Some(number + 1)
     }
 
-    /// Whether it is what the recording has; each piece has come to its end.
-    fn is_recorded(&mut self, recording: &mut Reader) -> Result<bool, Error> {
-        let whole =
-            self.pieces.iter().zip(&self.written).all(|(&(_, end), &at)| end.is_none_or(|end| at == end));
-        self.file.rewind()?;
-        Ok(whole && other_console(recording, BufReader::new(&self.file))?.is_none())
+    /// How many instructions from the beginning on are proven.
+    fn proven(&self) -> u64 {
+        let joined = self.all.windows(2).take_while(|pair| pair[0].done == pair[1].from).count();
+        self.all[joined].done
     }
 
-    /// Shows what all before have written, and the current one so far.
+    /// Whether the first one differs where the second one begins.
+    fn is_at_joint(&self, verdict: &Verdict) -> bool {
+        let second = self.all.get(1).map(|piece| piece.from);
+        matches!(verdict, Verdict::Different { to, .. } if Some(*to) == second)
+    }
+
+    /// Where in the console the piece with this number is at its end.
+    fn console_end(&self, number: usize) -> u64 {
+        self.all.get(number + 1).map_or(u64::MAX, |next| next.console)
+    }
+
+    /// Takes what a piece has written. What it writes behind its end belongs to the next one.
+    fn write(&mut self, number: usize, bytes: &[u8]) -> io::Result<()> {
+        let end = self.console_end(number);
+        let piece = &mut self.all[number];
+        let room = usize::try_from(end.saturating_sub(piece.written)).unwrap_or(usize::MAX);
+        let bytes = &bytes[..bytes.len().min(room)];
+        self.console.write_all_at(bytes, piece.written)?;
+        piece.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Shows what is there up to the first gap.
     fn show(&mut self, show: &mut dyn FnMut(&[u8])) -> io::Result<()> {
-        while let Some(&written) = self.written.get(self.current) {
-            let mut bytes = vec![0; usize::try_from(written - self.shown).unwrap_or(0)];
-            self.file.read_exact_at(&mut bytes, self.shown)?;
+        for number in 0..self.all.len() {
+            let written = self.all[number].written;
+            let mut bytes = vec![0; usize::try_from(written.saturating_sub(self.shown)).unwrap_or(0)];
             if !bytes.is_empty() {
+                self.console.read_exact_at(&mut bytes, self.shown)?;
                 show(&bytes);
+                self.shown = written;
             }
-            self.shown = written;
-            if self.pieces[self.current].1 != Some(written) {
+            if written < self.console_end(number) {
                 break;
             }
-            self.current += 1;
         }
         Ok(())
+    }
+
+    /// Whether the console is what the recording has; each piece has come to its end.
+    fn console_is_recorded(&mut self, recording: &mut Reader) -> Result<bool, Error> {
+        let whole = self.all.windows(2).all(|pair| pair[0].written == pair[1].console);
+        self.console.rewind()?;
+        Ok(whole && other_console(recording, BufReader::new(&self.console))?.is_none())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Begin, Console, available};
+    use recorder::checkpoint::Checkpoint;
+    use trace::message::{CHUNK, Point};
+
+    use super::{Begin, Pieces, available};
 
     #[test]
     fn memory_is_read_as_the_kernel_tells_it() {
@@ -354,10 +400,38 @@ mod tests {
         assert_eq!(available("MemAvailable: much\n"), None);
     }
 
+    fn begin(chunk: u64, console: u64) -> Begin {
+        let point = Point { position: chunk * CHUNK, digest: chunk };
+        let (build, images) = (String::new(), Vec::new());
+        Begin { checkpoint: Checkpoint { icount: chunk, point, build, rearms: false, images }, console }
+    }
+
+    #[test]
+    fn the_longest_is_split_where_it_is_not_yet() {
+        let begins: Vec<Begin> = (1..=8).map(|chunk| begin(chunk * 100, chunk)).collect();
+        let mut pieces = Pieces::new().unwrap();
+        let froms = |pieces: &Pieces| pieces.all.iter().map(|piece| piece.from / CHUNK).collect::<Vec<_>>();
+        assert_eq!(pieces.split(&begins, 0), Some(1));
+        assert_eq!(froms(&pieces), [0, 400]);
+        assert_eq!(pieces.all[0].goal.joint(), Some(begins[3].checkpoint.point));
+        assert_eq!(pieces.all[1].goal.joint(), None);
+        pieces.all[1].done = 650 * CHUNK;
+        pieces.all[0].done = 250 * CHUNK;
+        assert_eq!(pieces.split(&begins, 160 * CHUNK), None);
+        assert_eq!(pieces.split(&begins, 0), Some(1));
+        assert_eq!(froms(&pieces), [0, 300, 400]);
+        assert_eq!(pieces.all[1].goal.joint(), Some(begins[3].checkpoint.point));
+        assert_eq!(pieces.proven(), 250 * CHUNK);
+        pieces.all[0].done = 300 * CHUNK;
+        assert_eq!(pieces.proven(), 300 * CHUNK);
+    }
+
     #[test]
     fn a_console_in_pieces_is_shown_in_order_and_cut_where_the_next_one_begins() {
-        let begins = [0, 3, 3, 5].map(|console| Begin { checkpoint: None, console });
-        let mut console = Console::of(&begins).unwrap();
+        let begins = [begin(100, 3), begin(200, 3), begin(300, 5)];
+        let mut pieces = Pieces::new().unwrap();
+        while pieces.split(&begins, 0).is_some() {}
+        assert_eq!(pieces.all.len(), 4);
         let mut shown = Vec::new();
         for (number, bytes, seen) in [
             (3, "fg", ""),
@@ -367,7 +441,8 @@ mod tests {
             (0, "cdef", "abcdefg"),
             (3, "h", "abcdefgh"),
         ] {
-            console.take(number, bytes.as_bytes(), &mut |bytes| shown.extend_from_slice(bytes)).unwrap();
+            pieces.write(number, bytes.as_bytes()).unwrap();
+            pieces.show(&mut |bytes| shown.extend_from_slice(bytes)).unwrap();
             assert_eq!(String::from_utf8_lossy(&shown), seen);
         }
     }

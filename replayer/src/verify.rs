@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use qemu::arguments::Refusal;
@@ -90,7 +91,53 @@ pub(crate) struct Stretch<'f> {
     /// Where it begins, if not before the first instruction.
     pub from: Option<Restored<'f>>,
     /// Where it is at its end, if not where the recording is.
-    pub to: Option<Point>,
+    pub goal: Option<&'f Goal>,
+}
+
+/// Where a stretch is at its end, which may come nearer while it is replayed.
+pub(crate) struct Goal(Mutex<Reach>);
+
+struct Reach {
+    /// Where the next one begins; `None`: at the recording's end.
+    joint: Option<Point>,
+    /// How many chunks may have been run, counted from the recording's start.
+    granted: u64,
+}
+
+/// How many chunks a probe may run ahead where its goal may come nearer.
+const AHEAD: u64 = 64;
+
+impl Goal {
+    pub fn new(from: Point, joint: Option<Point>) -> Self {
+        Goal(Mutex::new(Reach { joint, granted: from.position / CHUNK }))
+    }
+
+    fn reach(&self) -> MutexGuard<'_, Reach> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn joint(&self) -> Option<Point> {
+        self.reach().joint
+    }
+
+    /// Has the stretch end at `joint`, before where it would; gives back whether it is not too late for that.
+    pub fn end_at(&self, joint: Point) -> bool {
+        let mut reach = self.reach();
+        let early = reach.granted.checked_mul(CHUNK).is_some_and(|run| run <= joint.position);
+        if early {
+            reach.joint = Some(joint);
+        }
+        early
+    }
+
+    /// Lets the probe run on from the end of `chunks`, in a recording that is proven at `end`; gives back how far, and where
+    /// the stretch ends.
+    fn grant(&self, chunks: u64, end: Point) -> (u64, Option<Point>) {
+        let mut reach = self.reach();
+        let last = reach.joint.unwrap_or(end).position / CHUNK + u64::from(KEPT) - 1;
+        reach.granted = last.min(chunks + AHEAD);
+        (reach.granted, reach.joint)
+    }
 }
 
 /// A checkpoint, unpacked.
@@ -171,34 +218,34 @@ pub(crate) fn prove(
     console: &mut dyn FnMut(&[u8]) -> io::Result<()>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Verdict, Error> {
-    let proof = stretch.to.or(recording.ending.proof);
-    let proven = proof.unwrap_or(Point::START);
+    let proof = recording.ending.proof;
+    let end = proof.unwrap_or(Point::START);
     let instructions = recording.ending.instructions();
-    let least = stretch.to.map_or(instructions, |joint| joint.position);
     let from = stretch.from.map_or(Point::START, |restored| restored.point);
+    let mut chunks = from.position / CHUNK;
+    // It must not run so far behind the place of the proof that it forgets the digest there before it is asked.
+    let (mut credit, mut joint) = match stretch.goal {
+        Some(goal) => goal.grant(chunks, end),
+        None => (end.position / CHUNK + u64::from(KEPT) - 1, None),
+    };
     let (tell, come) = channel();
     let (mut run, stub) = start(setting, stretch, move |happening| drop(tell.send(happening)))?;
-    // It must not run so far behind the place of the proof that it forgets the digest there before it is asked.
-    run.say(&ToProbe::Go {
-        credit: proven.position / CHUNK + u64::from(KEPT) - 1,
-        from,
-        watch: Watch::default(),
-        keeps: KEPT,
-    });
+    run.say(&ToProbe::Go { credit, from, watch: Watch::default(), keeps: KEPT });
     let _stub = stub.map(let_go).transpose()?;
-    let mut chunks = from.position / CHUNK;
     let mut moved = Instant::now();
     let mut asked = false;
-    let mut same = proven == Point::START;
+    let mut same = end == Point::START;
     let mut ended = None;
     let mut last = None;
     let verdict = loop {
+        let proven = joint.unwrap_or(end);
+        let least = joint.map_or(instructions, |joint| joint.position);
         progress((chunks * CHUNK).min(least));
         if setting.interrupts.load(Ordering::Relaxed) > 0 {
             return Err(Error::Interrupted(chunks * CHUNK));
         }
         // Behind a joint goes on who begins there.
-        if let (true, Some(position)) = (same, ended.or(stretch.to.map(|joint| joint.position))) {
+        if let (true, Some(position)) = (same, ended.or(joint.map(|joint| joint.position))) {
             break match proof {
                 _ if position < least => Verdict::EndedEarly { at: position, instructions },
                 Some(_) => Verdict::Identical {
@@ -245,6 +292,12 @@ pub(crate) fn prove(
                 }
                 if same {
                     run.say(&ToProbe::Credit(u64::MAX));
+                } else if let Some(goal) = stretch.goal {
+                    let before = credit;
+                    (credit, joint) = goal.grant(chunks, end);
+                    if credit > before {
+                        run.say(&ToProbe::Credit(credit));
+                    }
                 }
             }
             Happening::Probe(FromProbe::End { position, .. }) => {
