@@ -25,6 +25,7 @@ use recorder::checkpoint::Checkpoint;
 use recorder::reader::Reader;
 use trace::message::{CHUNK, Point};
 
+use crate::course::Course;
 use crate::image::restored;
 use crate::machine::{STATE, Setting};
 use crate::source::{self, State};
@@ -47,9 +48,8 @@ pub struct Listener<'a> {
     pub doubt: &'a mut dyn FnMut(&str),
 }
 
-/// The least number of instructions that it pays to make two pieces of: to begin one takes as long as 50 million do, or
-/// some hundred million where they are fast.
-const WORTH: u64 = 200_000_000;
+/// The least that it pays to make two pieces of, nanoseconds: to begin one takes about half a second.
+const WORTH: u64 = 1_200_000_000;
 
 /// What a QEMU takes of memory beside its guest's, bytes.
 const OWN: u64 = 128 << 20;
@@ -91,21 +91,18 @@ pub fn verify(
 ) -> Result<Proof, Error> {
     let most = jobs.or_else(|| available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let begins = if most > 1 { begins(recording, setting)? } else { Vec::new() };
-    let jobs = match jobs {
-        Some(_) => most.min(begins.len() + 1),
-        None => {
-            let worth = usize::try_from(recording.ending.icount / WORTH).unwrap_or(usize::MAX);
-            most.min(begins.len() + 1).min(room(&begins)).min(worth)
-        }
-    };
+    // Who says how many gets them.
+    let (most, worth) = if jobs.is_some() { (most, 0) } else { (most.min(room(&begins)), WORTH) };
+    let proven = recording.ending.proof.unwrap_or(Point::START).position;
     let mut shown = 0;
-    if jobs > 1 {
-        let mut pieces = Pieces::new()?;
-        let why = match at_once(recording.path(), setting, &begins, jobs, &mut pieces, on)? {
+    if most > 1 && !begins.is_empty() {
+        let mut pieces = Pieces::of(Course::of(recording)?, proven)?;
+        while pieces.all.len() < most && pieces.split(&begins, worth).is_some() {}
+        let jobs = pieces.all.len();
+        let why = match at_once(recording.path(), setting, &begins, &mut pieces, on)? {
             Outcome::Identical if pieces.console_is_recorded(recording)? => {
-                let instructions = recording.ending.proof.unwrap_or(Point::START).position;
-                let chunks = instructions.div_ceil(CHUNK);
-                return Ok(Proof { verdict: Verdict::Identical { instructions, chunks }, jobs });
+                let verdict = Verdict::Identical { instructions: proven, chunks: proven.div_ceil(CHUNK) };
+                return Ok(Proof { verdict, jobs });
             }
             Outcome::Identical => "they wrote another console".to_owned(),
             Outcome::Found(verdict) => return Ok(Proof { verdict, jobs: 1 }),
@@ -166,7 +163,6 @@ fn at_once(
     path: &Path,
     setting: Setting,
     begins: &[Begin],
-    jobs: usize,
     pieces: &mut Pieces,
     on: &mut Listener,
 ) -> Result<Outcome, Error> {
@@ -184,7 +180,6 @@ fn at_once(
                 say(Said::Done(replay(path, setting, begin, &goal, &say)));
             });
         };
-        while pieces.all.len() < jobs && pieces.split(begins, 0).is_some() {}
         pieces.all.iter().for_each(start);
         let outcome = listen(setting.interrupts, begins, &come, pieces, &start, on);
         stop.store(1, Ordering::Relaxed);
@@ -294,6 +289,9 @@ struct Piece {
 
 /// All pieces, in order, and what they have written, each where it belongs.
 struct Pieces {
+    course: Course,
+    /// How many instructions there are to prove.
+    end: u64,
     all: Vec<Piece>,
     console: File,
     /// Up to where the console was shown.
@@ -302,25 +300,24 @@ struct Pieces {
 
 impl Pieces {
     /// The whole recording as one.
-    fn new() -> Result<Self, Error> {
+    fn of(course: Course, end: u64) -> Result<Self, Error> {
         let goal = Arc::new(Goal::new(Point::START, None));
         let whole = Piece { begin: None, from: 0, goal, done: 0, console: 0, written: 0 };
         let console = tempfile::tempfile().map_err(source::Error::from)?;
-        Ok(Pieces { all: vec![whole], console, shown: 0 })
+        Ok(Pieces { course, end, all: vec![whole], console, shown: 0 })
     }
 
-    /// Makes two of the one that has the most left, at least `least`; gives back the second's number.
+    /// Makes two of the one that has the most left, at least `least` nanoseconds; gives back the second's number.
     fn split(&mut self, begins: &[Begin], least: u64) -> Option<usize> {
-        let last = begins.last()?.checkpoint.point.position;
-        let end = |number: usize| self.all.get(number + 1).map_or(last + 1, |next| next.from);
-        let left = |number: usize| end(number).saturating_sub(self.all[number].done);
+        let end = |number: usize| self.all.get(number + 1).map_or(self.end, |next| next.from);
+        let took = |position: u64| self.course.at(position);
+        let left = |number: usize| took(end(number)).saturating_sub(took(self.all[number].done));
         let number = (0..self.all.len()).max_by_key(|&number| left(number))?;
         let done = self.all[number].done.max(self.all[number].from + 1);
-        let middle = done + left(number) / 2;
-        let inside = |&at: &usize| (done..end(number)).contains(&begins[at].checkpoint.point.position);
-        let at = (0..begins.len())
-            .filter(inside)
-            .min_by_key(|&at| begins[at].checkpoint.point.position.abs_diff(middle))?;
+        let middle = took(done) + left(number) / 2;
+        let position = |at: usize| begins[at].checkpoint.point.position;
+        let inside = |&at: &usize| (done..end(number)).contains(&position(at));
+        let at = (0..begins.len()).filter(inside).min_by_key(|&at| took(position(at)).abs_diff(middle))?;
         let Begin { checkpoint, console } = &begins[at];
         let joint = self.all[number].goal.joint();
         if left(number) < least || !self.all[number].goal.end_at(checkpoint.point) {
@@ -391,7 +388,7 @@ mod tests {
     use recorder::checkpoint::Checkpoint;
     use trace::message::{CHUNK, Point};
 
-    use super::{Begin, Pieces, available};
+    use super::{Begin, Course, Pieces, available};
 
     #[test]
     fn memory_is_read_as_the_kernel_tells_it() {
@@ -409,15 +406,15 @@ mod tests {
     #[test]
     fn the_longest_is_split_where_it_is_not_yet() {
         let begins: Vec<Begin> = (1..=8).map(|chunk| begin(chunk * 100, chunk)).collect();
-        let mut pieces = Pieces::new().unwrap();
+        let mut pieces = Pieces::of(Course::usual(), 900 * CHUNK).unwrap();
         let froms = |pieces: &Pieces| pieces.all.iter().map(|piece| piece.from / CHUNK).collect::<Vec<_>>();
         assert_eq!(pieces.split(&begins, 0), Some(1));
         assert_eq!(froms(&pieces), [0, 400]);
         assert_eq!(pieces.all[0].goal.joint(), Some(begins[3].checkpoint.point));
         assert_eq!(pieces.all[1].goal.joint(), None);
-        pieces.all[1].done = 650 * CHUNK;
+        pieces.all[1].done = 800 * CHUNK;
         pieces.all[0].done = 250 * CHUNK;
-        assert_eq!(pieces.split(&begins, 160 * CHUNK), None);
+        assert_eq!(pieces.split(&begins, 160 * CHUNK * 5), None);
         assert_eq!(pieces.split(&begins, 0), Some(1));
         assert_eq!(froms(&pieces), [0, 300, 400]);
         assert_eq!(pieces.all[1].goal.joint(), Some(begins[3].checkpoint.point));
@@ -429,7 +426,7 @@ mod tests {
     #[test]
     fn a_console_in_pieces_is_shown_in_order_and_cut_where_the_next_one_begins() {
         let begins = [begin(100, 3), begin(200, 3), begin(300, 5)];
-        let mut pieces = Pieces::new().unwrap();
+        let mut pieces = Pieces::of(Course::usual(), 900 * CHUNK).unwrap();
         while pieces.split(&begins, 0).is_some() {}
         assert_eq!(pieces.all.len(), 4);
         let mut shown = Vec::new();
