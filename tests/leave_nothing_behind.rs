@@ -151,7 +151,11 @@ fn a_replay_by_several_leaves_nothing() {
         let ran = Ran::of(child.wait_with_output().unwrap());
         if with == Signal::SIGINT {
             ran.ends_with(2);
-            assert!(ran.err.contains("interrupted at icount ") && ran.err.lines().count() == 1, "{}", ran.err);
+            assert!(
+                ran.err.contains("interrupted at icount ") && ran.err.lines().count() == 1,
+                "{}",
+                ran.err
+            );
             assert!(!ran.out.contains("identical"), "{}", ran.out);
         }
         nothing_left(&place, "left-pieces", &["r.tdm"]);
