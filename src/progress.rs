@@ -48,6 +48,11 @@ impl Progress {
         });
     }
 
+    /// A line on standard error beside what is shown.
+    pub fn notice(&self, text: &str) {
+        self.bar.suspend(|| eprintln!("{text}"));
+    }
+
     pub fn done(&self) {
         self.bar.finish_and_clear();
     }

@@ -1,16 +1,18 @@
 //! `tandem replay`
 
 use std::cell::RefCell;
-use std::path::{Path, PathBuf};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use ::recorder::account::grouped;
 use ::recorder::reader::Reader;
 use qemu::build::Build;
 use replayer::machine::Setting;
 use replayer::moment::Moment;
+use replayer::pieces::{self, Listener};
 use replayer::source::Source;
 use replayer::symbols::Symbols;
-use replayer::verify::{self, Request, STALL, Verdict, verify};
+use replayer::verify::{self, STALL, Verdict};
 
 use crate::interrupt::INTERRUPTS;
 use crate::progress::Progress;
@@ -31,6 +33,10 @@ pub struct Arguments {
     /// The folder into which `tandem unpack` has put the guest's files
     #[arg(long, value_name = "FOLDER")]
     files: Option<PathBuf>,
+    /// How many QEMUs prove it at once, each a piece that begins at a checkpoint (`tandem index` makes them); as it is, one
+    /// for each processor, as far as length and memory allow it
+    #[arg(short, long, value_name = "N", conflicts_with = "at")]
+    jobs: Option<NonZeroUsize>,
     /// Go to a moment and show the guest there: ICOUNT, end, end-N, instruction:N (as lockstep counts), console:REGEX or
     /// pc:ADDRESS[#N], the Nth time. Several are gone to in the order given
     #[arg(long, value_name = "MOMENT")]
@@ -66,18 +72,15 @@ pub fn build(recording: &Reader, named: Option<&PathBuf>) -> Result<Build, Failu
     Ok(build)
 }
 
-fn setting<'a>(source: &'a Source, build: &'a Build, probe: &'a Path) -> Setting<'a> {
-    Setting { source, build, probe, interrupts: &INTERRUPTS, patience: STALL }
-}
-
 pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let mut recording = Reader::open(&arguments.recording)?;
     let build = build(&recording, arguments.build.as_ref())?;
     let probe = qemu::run::probe()?;
+    let source = Source::unpack(&mut recording, None, arguments.files.as_deref())?;
+    let setting =
+        Setting { source: &source, build: &build, probe: &probe, interrupts: &INTERRUPTS, patience: STALL };
     if !arguments.at.is_empty() {
         let symbols = arguments.symbols.as_deref().map(Symbols::read).transpose()?;
-        let source = Source::unpack(&mut recording, None, arguments.files.as_deref())?;
-        let setting = setting(&source, &build, &probe);
         if !arguments.no_checkpoints {
             recording = index::for_seeks(recording, setting, index::LONG)?;
         }
@@ -88,21 +91,21 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let total = recording.ending.instructions();
     let cut = recording.ending.cut.then_some(recording.ending.icount);
     let progress = RefCell::new(Progress::new("replaying"));
-    let request =
-        Request { build: &build, probe: &probe, files: arguments.files.as_deref(), interrupts: &INTERRUPTS };
-    let verdict = verify(
-        &mut recording,
-        &request,
-        &mut |bytes| progress.borrow().console(bytes),
-        &mut |instructions| {
+    let mut listener = Listener {
+        console: &mut |bytes| progress.borrow().console(bytes),
+        progress: &mut |instructions| {
             progress.borrow_mut().show(instructions, || format!(" of {}", grouped(total)));
         },
-    );
+        doubt: &mut |why| {
+            progress.borrow().notice(&format!(
+                "tandem: its pieces are no proof: {why}; replaying it from the beginning to find out"
+            ));
+        },
+    };
+    let proof = pieces::verify(&mut recording, setting, arguments.jobs, &mut listener);
     progress.borrow().done();
-    let verdict = match verdict {
+    let proof = match proof {
         Err(verify::Error::Died(mut death)) => {
-            let source = Source::unpack(&mut recording, None, arguments.files.as_deref())?;
-            let setting = setting(&source, &build, &probe);
             let mut progress = Progress::new("QEMU died; replaying again to find where");
             death.locate(&mut recording, setting, &mut |instructions| {
                 progress.show(instructions, String::new)
@@ -110,16 +113,21 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
             progress.done();
             Err(verify::Error::Died(death))
         }
-        verdict => verdict,
-    };
-    match verdict? {
+        proof => proof,
+    }?;
+    match proof.verdict {
         Verdict::Identical { instructions, chunks } => {
             let on = cut.map_or_else(String::new, |icount| {
                 format!("; replayed on to icount {}, where the recording was cut off", grouped(icount))
             });
-            progress
-                .borrow()
-                .verdict(&format!("identical: {} instructions, {chunks} chunks{on}", grouped(instructions)));
+            let by = match proof.jobs {
+                1 => String::new(),
+                jobs => format!(", by {jobs} QEMUs at once"),
+            };
+            progress.borrow().verdict(&format!(
+                "identical: {} instructions, {chunks} chunks{by}{on}",
+                grouped(instructions)
+            ));
             Ok(Outcome::Same)
         }
         Verdict::Unproven { instructions } => {

@@ -137,3 +137,27 @@ fn a_killed_replay_leaves_no_log() {
     child.wait().unwrap();
     nothing_left(&place, "left-replay", &["r.tdm"]);
 }
+
+#[test]
+fn a_replay_by_several_leaves_nothing() {
+    let place = Place::new();
+    place.record("r.tdm", &build(BUILDS[0]), &named("left-pieces")).ends_with(0);
+    place.run(&["index", "r.tdm"]).ends_with(0);
+    for with in [Signal::SIGINT, Signal::SIGKILL] {
+        let child = place.start(&["replay", "r.tdm", "--jobs", "3"]);
+        wait_until("QEMUs replay", || qemus("left-pieces").len() == 3);
+        assert_eq!(place.left(), (words(&["r.tdm"]), vec![]), "nothing has a name while it is replayed");
+        signal(child.id(), with);
+        let ran = Ran::of(child.wait_with_output().unwrap());
+        if with == Signal::SIGINT {
+            ran.ends_with(2);
+            assert!(
+                ran.err.contains("interrupted at icount ") && ran.err.lines().count() == 1,
+                "{}",
+                ran.err
+            );
+            assert!(!ran.out.contains("identical"), "{}", ran.out);
+        }
+        nothing_left(&place, "left-pieces", &["r.tdm"]);
+    }
+}

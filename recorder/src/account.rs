@@ -75,6 +75,14 @@ impl Stamps {
         Ok((fits || ends.len() == MOST_STAMPS).then_some(Stamps { ends }))
     }
 
+    /// How many bytes of the console were written up to `icount`; `None` where that is behind what is known.
+    #[must_use]
+    pub fn written(&self, icount: u64) -> Option<u64> {
+        let behind = self.ends.partition_point(|&(at, _)| at <= icount);
+        let last = behind.checked_sub(1).and_then(|index| self.ends.get(index));
+        (behind < MOST_STAMPS).then_some(last.map_or(0, |&(_, written)| written))
+    }
+
     /// QEMU's icount when the console's byte at `place` was written.
     #[must_use]
     pub fn at(&self, place: u64) -> Option<u64> {

@@ -58,6 +58,14 @@ struct Piece {
     length: u32,
 }
 
+impl Checkpoint {
+    /// How many bytes its state has, zeros left out.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.images.iter().flat_map(|image| &image.pieces).map(|piece| u64::from(piece.length)).sum()
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]

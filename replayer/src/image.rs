@@ -1,11 +1,14 @@
-//! Qcow2 images without a name (docs/interop/qcow2.txt): empty, for QEMU to keep states of a machine in, and with one
-//! state only, which [`Snapshot`] takes out of such an image.
+//! Qcow2 images without a name (docs/interop/qcow2.txt): empty, for QEMU to keep states of a machine in; with one state
+//! only, which [`Snapshot`] takes out of such an image; and a checkpoint's.
+
+mod snapshot;
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-mod snapshot;
+use recorder::checkpoint::{self, Checkpoint};
+use recorder::reader::Reader;
 
 pub use self::snapshot::Snapshot;
 
@@ -101,6 +104,23 @@ fn write_but_zeros(file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The images of a checkpoint of `recording`: the machine's, then those of its drives.
+///
+/// # Errors
+/// Where they can't be read or written.
+pub fn restored<E: From<checkpoint::Error> + From<io::Error>>(
+    recording: &mut Reader,
+    checkpoint: &Checkpoint,
+) -> Result<Vec<File>, E> {
+    let mut files = Vec::new();
+    for image in &checkpoint.images {
+        let file = tempfile::tempfile()?;
+        recording.restore(checkpoint.icount, image, &file)?;
+        files.push(file);
+    }
+    Ok(files)
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use trace::message::{CHUNK, Watch};
 
 pub use self::death::Again;
 use self::deliveries::Known;
+use crate::image::restored;
 use crate::machine::{self, Ends, Machine, Setting, Start, Stop, Told};
 
 #[derive(Debug, thiserror::Error)]
@@ -120,15 +121,10 @@ impl<'a> Seeker<'a> {
         // Two QEMUs at a time are one too many.
         self.machine = None;
         self.faults = 0;
-        let Some((icount, checkpoint)) = self.checkpoint(icount, position)? else {
+        let Some((_, checkpoint)) = self.checkpoint(icount, position)? else {
             return Ok(Machine::start(self.setting, Start::Beginning, watch)?);
         };
-        let mut files = Vec::new();
-        for image in &checkpoint.images {
-            let file = tempfile::tempfile()?;
-            self.recording.restore(icount, image, &file)?;
-            files.push(file);
-        }
+        let files = restored::<Error>(self.recording, &checkpoint)?;
         let Checkpoint { point, rearms, .. } = checkpoint;
         let start = match files.split_first() {
             Some((machine, drives)) => Start::Kept { machine, drives, point, rearms },

@@ -97,20 +97,33 @@ impl Source {
     /// # Errors
     /// As [`unpack`](Self::unpack).
     pub fn commanded(&self, state: Option<&State>) -> Result<Vec<String>, Refusal> {
-        let mut log = path(&self.log);
-        let mut line = Vec::new();
-        let mut drives = Vec::new();
-        if let Some(state) = state {
-            let image = path(state.machine);
-            // First, so that QEMU takes it and none of the guest's own drives for the state.
-            line.extend(["-drive".to_owned(), format!("file={image},format=qcow2,if=none,id=tandem-state")]);
-            log.extend(state.restored.map(|name| format!(",rrsnapshot={name}")));
-            // Or else a virtio network card tells its driver that it has moved (`virtio_net_post_load_device`).
-            line.extend(["-global".to_owned(), "migration.announce-rounds=0".to_owned()]);
-            drives = state.drives.iter().map(path).collect();
-        }
-        line.extend(overlays::given(&self.parsed.replayed(self.time, &log)?.line, &drives));
+        let mut line = match state {
+            Some(state) => self.restored(state)?,
+            None => self.line.clone(),
+        };
         line.push("-no-shutdown".to_owned());
+        Ok(line)
+    }
+
+    /// The command line of a replay with an image that states of the machine are kept in: where one is restored, it begins
+    /// there, and ends as any replay does.
+    ///
+    /// # Errors
+    /// As [`unpack`](Self::unpack).
+    pub fn restored(&self, state: &State) -> Result<Vec<String>, Refusal> {
+        let mut log = path(&self.log);
+        let image = path(state.machine);
+        log.extend(state.restored.map(|name| format!(",rrsnapshot={name}")));
+        let mut line = vec![
+            // First, so that QEMU takes it and none of the guest's own drives for the state.
+            "-drive".to_owned(),
+            format!("file={image},format=qcow2,if=none,id=tandem-state"),
+            // Or else a virtio network card tells its driver that it has moved (`virtio_net_post_load_device`).
+            "-global".to_owned(),
+            "migration.announce-rounds=0".to_owned(),
+        ];
+        let drives: Vec<_> = state.drives.iter().map(path).collect();
+        line.extend(overlays::given(&self.parsed.replayed(self.time, &log)?.line, &drives));
         Ok(line)
     }
 
