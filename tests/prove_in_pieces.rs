@@ -44,18 +44,16 @@ fn a_linux_boot_in_host_time() {
         let line = words(&["record", "-o", "boot.tdm", "--time", "host", "--", &build(name)]);
         place.run(&[line, guest("linux")].concat()).ends_with(0);
         place.run(&["index", "boot.tdm"]).ends_with(0);
-        the_same_by(&place, "boot.tdm", &["2", "3"]);
+        the_same_by(&place, "boot.tdm", &["3"]);
     }
 }
 
 #[test]
 fn a_guest_with_a_disk_and_a_network() {
-    for name in BUILDS {
-        let place = Place::new();
-        place.record("disk.tdm", &build(name), &guest("disk")).ends_with(0);
-        place.run(&["index", "disk.tdm"]).ends_with(0);
-        the_same_by(&place, "disk.tdm", &["2", "4"]);
-    }
+    let place = Place::new();
+    place.record("disk.tdm", &build(BUILDS[1]), &guest("disk")).ends_with(0);
+    place.run(&["index", "disk.tdm"]).ends_with(0);
+    the_same_by(&place, "disk.tdm", &["4"]);
 }
 
 fn varint(to: &mut Vec<u8>, mut number: usize) {
@@ -112,40 +110,38 @@ fn remade(from: &Path, to: &Path, witness: impl Fn(u64, u64) -> u64, checkpoints
 
 #[test]
 fn what_differs_or_only_seems_to() {
-    for name in BUILDS {
-        let place = Place::new();
-        place.record_a_kernel("whole.tdm", &build(name), "linux");
-        place.run(&["index", "whole.tdm", "--every", "35000000"]).ends_with(0);
-        the_same_by(&place, "whole.tdm", &["2"]);
-        let (whole, other) = (place.path("whole.tdm"), place.path("other.tdm"));
-        let begins = Reader::open(&whole).unwrap().checkpoints();
-        let length = Reader::open(&whole).unwrap().ending.icount;
+    let place = Place::new();
+    place.record_a_kernel("whole.tdm", &build(BUILDS[0]), "linux");
+    place.run(&["index", "whole.tdm", "--every", "35000000"]).ends_with(0);
+    the_same_by(&place, "whole.tdm", &["2"]);
+    let (whole, other) = (place.path("whole.tdm"), place.path("other.tdm"));
+    let begins = Reader::open(&whole).unwrap().checkpoints();
+    let length = Reader::open(&whole).unwrap().ending.icount;
 
-        // In the last piece, and in the first.
-        for chunk in [(begins[begins.len() - 1] + length) / 2 / CHUNK, 7] {
-            remade(&whole, &other, |at, digest| digest ^ u64::from(at == chunk), |_| ());
-            let replayed = place.run(&["replay", "other.tdm", "--jobs", "2"]);
-            replayed.ends_with(1);
-            assert_eq!(
-                replayed.out.lines().last().unwrap(),
-                format!(
-                    "different: chunk {chunk}, instructions {} to {}; everything before is identical",
-                    grouped(chunk * CHUNK),
-                    grouped((chunk + 1) * CHUNK)
-                )
-            );
-            assert_eq!(replayed.err.contains("no proof"), chunk != 7, "{}", replayed.err);
-            std::fs::remove_file(&other).unwrap();
-        }
-
-        // A checkpoint that is wrong makes no recording differ, and no console be shown twice.
-        let verdict = place.run(&["replay", "whole.tdm", "--jobs", "1"]).out;
-        remade(&whole, &other, |_, digest| digest, |checkpoint| checkpoint.point.digest ^= 1);
+    // In the last piece, and in the first.
+    for chunk in [(begins[begins.len() - 1] + length) / 2 / CHUNK, 7] {
+        remade(&whole, &other, |at, digest| digest ^ u64::from(at == chunk), |_| ());
         let replayed = place.run(&["replay", "other.tdm", "--jobs", "2"]);
-        replayed.ends_with(0);
-        assert_eq!(replayed.out, verdict);
-        assert_eq!(replayed.err.lines().count(), 1, "{}", replayed.err);
-        assert!(replayed.err.contains("replaying it from the beginning"), "{}", replayed.err);
-        assert_eq!(place.left().1, words(&[]));
+        replayed.ends_with(1);
+        assert_eq!(
+            replayed.out.lines().last().unwrap(),
+            format!(
+                "different: chunk {chunk}, instructions {} to {}; everything before is identical",
+                grouped(chunk * CHUNK),
+                grouped((chunk + 1) * CHUNK)
+            )
+        );
+        assert_eq!(replayed.err.contains("no proof"), chunk != 7, "{}", replayed.err);
+        std::fs::remove_file(&other).unwrap();
     }
+
+    // A checkpoint that is wrong makes no recording differ, and no console be shown twice.
+    let verdict = place.run(&["replay", "whole.tdm", "--jobs", "1"]).out;
+    remade(&whole, &other, |_, digest| digest, |checkpoint| checkpoint.point.digest ^= 1);
+    let replayed = place.run(&["replay", "other.tdm", "--jobs", "2"]);
+    replayed.ends_with(0);
+    assert_eq!(replayed.out, verdict);
+    assert_eq!(replayed.err.lines().count(), 1, "{}", replayed.err);
+    assert!(replayed.err.contains("replaying it from the beginning"), "{}", replayed.err);
+    assert_eq!(place.left().1, words(&[]));
 }
