@@ -311,17 +311,21 @@ impl Pieces {
         Ok(Pieces { course, end, all: vec![whole], console, shown: 0 })
     }
 
-    /// Makes two of the one that has the most left, at least `least` nanoseconds; gives back the second's number.
+    /// Makes two of the one that has the most left of those in which another can begin, at least `least` nanoseconds; gives
+    /// back the second's number.
     fn split(&mut self, begins: &[Begin], least: u64) -> Option<usize> {
         let end = |number: usize| self.all.get(number + 1).map_or(self.end, |next| next.from);
         let took = |position: u64| self.course.at(position);
         let left = |number: usize| took(end(number)).saturating_sub(took(self.all[number].done));
-        let number = (0..self.all.len()).max_by_key(|&number| left(number))?;
-        let done = self.all[number].done.max(self.all[number].from + 1);
-        let middle = took(done) + left(number) / 2;
         let position = |at: usize| begins[at].checkpoint.point.position;
-        let inside = |&at: &usize| (done..end(number)).contains(&position(at));
-        let at = (0..begins.len()).filter(inside).min_by_key(|&at| took(position(at)).abs_diff(middle))?;
+        let inside = |number: usize| {
+            let ahead = self.all[number].done.max(self.all[number].from + 1)..end(number);
+            (0..begins.len()).filter(move |&at| ahead.contains(&position(at)))
+        };
+        let can = |&number: &usize| inside(number).next().is_some();
+        let number = (0..self.all.len()).filter(can).max_by_key(|&number| left(number))?;
+        let middle = took(self.all[number].done) + left(number) / 2;
+        let at = inside(number).min_by_key(|&at| took(position(at)).abs_diff(middle))?;
         let Begin { checkpoint, console } = &begins[at];
         let joint = self.all[number].goal.joint();
         if left(number) < least || !self.all[number].goal.end_at(checkpoint.point) {
@@ -410,7 +414,7 @@ mod tests {
     #[test]
     fn the_longest_is_split_where_it_is_not_yet() {
         let begins: Vec<Begin> = (1..=8).map(|chunk| begin(chunk * 100, chunk)).collect();
-        let mut pieces = Pieces::of(Course::usual(), 900 * CHUNK).unwrap();
+        let mut pieces = Pieces::of(Course::usual(), 880 * CHUNK).unwrap();
         let froms = |pieces: &Pieces| pieces.all.iter().map(|piece| piece.from / CHUNK).collect::<Vec<_>>();
         assert_eq!(pieces.split(&begins, 0), Some(1));
         assert_eq!(froms(&pieces), [0, 400]);
