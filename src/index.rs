@@ -23,7 +23,7 @@ pub struct Arguments {
     /// The recording
     #[arg(value_name = "FILE")]
     recording: PathBuf,
-    /// How many instructions apart; as it is, a 40th of the recording and 100 million at the least
+    /// How many instructions apart; as it is, a 64th of the recording and 100 million at the least
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1_000_000..))]
     every: Option<u64>,
     /// Take all checkpoints out again

@@ -47,7 +47,7 @@ pub struct Made {
 /// How many instructions apart checkpoints are where nobody says: so that a seek takes a small part of a whole replay.
 #[must_use]
 pub fn usual(instructions: u64) -> u64 {
-    (instructions / 40).max(100_000_000)
+    (instructions / 64).max(100_000_000)
 }
 
 /// After how many checkpoints of which none is good no more are tried.
