@@ -48,6 +48,8 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         probe: &probe,
         arguments: None,
         extra: Pair::of(|_: Side| &[][..]),
+        depth: None,
+        loads: false,
         driven: Driven::Recordings(Pair { a: &mut a, b: &mut b }),
         interrupts: &INTERRUPTS,
     };

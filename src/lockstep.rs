@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use ::lockstep::comparator::Pair;
+use ::lockstep::depth::Depth;
 use ::lockstep::report::Verdict;
 use ::lockstep::ride::{Driven, Request, ride};
 use ::lockstep::text::render;
@@ -33,6 +34,13 @@ pub struct Arguments {
     /// Drive both sides by this recording instead of running them live
     #[arg(long, value_name = "FILE")]
     recording: Option<PathBuf>,
+    /// How much is compared, instead of the most that the older of both builds can give: the instructions, what they write to
+    /// memory as well, or the registers too
+    #[arg(long, value_name = "DEPTH")]
+    compare: Option<Compare>,
+    /// Compare what is read from memory as well
+    #[arg(long)]
+    loads: bool,
     /// How the report is printed; the data is documented in lockstep/REPORT.md
     #[arg(long, default_value = "text")]
     format: Format,
@@ -47,6 +55,23 @@ pub enum Format {
     Json,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Compare {
+    Flow,
+    Stores,
+    Full,
+}
+
+impl From<Compare> for Depth {
+    fn from(compare: Compare) -> Self {
+        match compare {
+            Compare::Flow => Depth::Flow,
+            Compare::Stores => Depth::Stores,
+            Compare::Full => Depth::Full,
+        }
+    }
+}
+
 pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let a = Build::inspect(&arguments.a)?;
     let b = if arguments.b == arguments.a { a.clone() } else { Build::inspect(&arguments.b)? };
@@ -58,6 +83,8 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         probe: &probe,
         arguments: (!arguments.guest.is_empty()).then_some(&arguments.guest),
         extra: Pair { a: &arguments.a_arg, b: &arguments.b_arg },
+        depth: arguments.compare.map(Into::into),
+        loads: arguments.loads,
         driven: recording.as_mut().map_or(Driven::Live, Driven::Recording),
         interrupts: &INTERRUPTS,
     };

@@ -4,7 +4,8 @@
 use std::collections::VecDeque;
 
 use serde::Serialize;
-use trace::message::CHUNK;
+use trace::access::Memory;
+use trace::message::{CHUNK, Sample};
 
 /// Chunks that each probe remembers.
 pub const KEPT: u32 = 18;
@@ -78,12 +79,24 @@ pub enum Order {
     Credit(Side, u64),
     /// Ask for the digest at a position.
     Ask(Side, u64),
-    /// The streams part in this chunk.
-    Parted { chunk: u64 },
+    /// The streams part.
+    Parted(Parted),
     /// The streams are equal up to this position, and both have ended.
     Same { position: u64 },
     /// The streams are equal as far as both go, but this side ended and the other ran on.
     Ended { side: Side, at: u64 },
+}
+
+/// Where two streams part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parted {
+    /// The chunk in which something differs.
+    pub chunk: u64,
+    /// Up to here nothing does that is looked at, and from there on something does.
+    pub after: u64,
+    pub before: u64,
+    /// Whether the instructions differ, and not only what they did.
+    pub flow: bool,
 }
 
 /// A probe that breaks the order of its messages.
@@ -100,9 +113,12 @@ struct Stream {
     /// Chunks that it has filled.
     filled: u64,
     /// Digests that wait for the other side's.
-    waiting: VecDeque<u64>,
+    waiting: VecDeque<(u64, Memory)>,
+    /// The same for samples.
+    samples: VecDeque<Sample>,
     /// Where it ended, and the digest there.
     end: Option<(u64, u64)>,
+    memory: Memory,
     asked: bool,
 }
 
@@ -114,6 +130,8 @@ pub struct Comparator {
     equal: u64,
     /// A position that both have to reach: a recording's end.
     least: u64,
+    /// The position of the last sample that is equal.
+    sampled: u64,
     decided: bool,
 }
 
@@ -141,29 +159,75 @@ impl Comparator {
         vec![order]
     }
 
+    /// `side` has taken samples.
+    fn sampled(&mut self, side: Side, samples: Vec<Sample>) -> Option<Parted> {
+        self.streams.get_mut(side).samples.extend(samples);
+        let Pair { a, b } = &mut self.streams;
+        while let (Some(&ours), Some(&theirs)) = (a.samples.front(), b.samples.front()) {
+            // Where blocks are cut differently one side has samples that the other has not.
+            if ours.position <= theirs.position {
+                a.samples.pop_front();
+            }
+            if theirs.position <= ours.position {
+                b.samples.pop_front();
+            }
+            let at = ours.position;
+            // What runs behind a recording's end is another thing each time.
+            if at != theirs.position || (self.least > 0 && at > self.least) {
+                continue;
+            }
+            if ours != theirs {
+                let after = self.sampled.max(self.equal * CHUNK);
+                return Some(Parted { chunk: at / CHUNK, after, before: at, flow: false });
+            }
+            self.sampled = at;
+        }
+        None
+    }
+
+    /// The instructions of a chunk differ, or what they did to memory.
+    fn parted(&self, chunk: u64, flow: bool) -> Parted {
+        let after = self.sampled.max(chunk * CHUNK).min((chunk + 1) * CHUNK);
+        Parted { chunk, after, before: (chunk + 1) * CHUNK, flow }
+    }
+
     /// `side` has filled a chunk.
     ///
     /// # Errors
     /// Where that is not the next one.
-    pub fn chunk(&mut self, side: Side, index: u64, digest: u64) -> Result<Vec<Order>, OutOfTurn> {
+    pub fn chunk(
+        &mut self,
+        side: Side,
+        index: u64,
+        digests: (u64, Memory),
+        samples: Vec<Sample>,
+    ) -> Result<Vec<Order>, OutOfTurn> {
         let stream = self.streams.get_mut(side);
         if index != stream.filled {
             return Err(OutOfTurn { side, said: index, expected: stream.filled });
         }
         stream.filled += 1;
-        stream.waiting.push_back(digest);
+        stream.waiting.push_back(digests);
         if self.decided {
             return Ok(Vec::new());
         }
+        let sampled = self.sampled(side, samples);
         let before = self.equal;
         while let (Some(a), Some(b)) = (self.streams.a.waiting.front(), self.streams.b.waiting.front()) {
             if a != b {
-                let chunk = self.equal;
-                return Ok(self.decide(Order::Parted { chunk }));
+                let parted = self.parted(self.equal, a.0 != b.0);
+                // What a sample shows is nearer, unless the instructions differ before.
+                let nearer = sampled.filter(|sampled| sampled.before <= parted.before);
+                return Ok(self.decide(Order::Parted(
+                    nearer.map_or(parted, |nearer| Parted { flow: parted.flow, ..nearer }),
+                )));
             }
             self.streams.a.waiting.pop_front();
             self.streams.b.waiting.pop_front();
             self.equal += 1;
+        }
+        if let Some(parted) = sampled {
+            return Ok(self.decide(Order::Parted(parted)));
         }
         if self.streams.get(side.other()).end.is_some() {
             return Ok(self.after_end());
@@ -176,9 +240,22 @@ impl Comparator {
     }
 
     /// `side` has ended.
-    pub fn ended(&mut self, side: Side, position: u64, digest: u64) -> Vec<Order> {
-        self.streams.get_mut(side).end = Some((position, digest));
-        if self.decided { Vec::new() } else { self.after_end() }
+    pub fn ended(
+        &mut self,
+        side: Side,
+        position: u64,
+        (digest, memory): (u64, Memory),
+        samples: Vec<Sample>,
+    ) -> Vec<Order> {
+        let stream = self.streams.get_mut(side);
+        (stream.end, stream.memory) = (Some((position, digest)), memory);
+        if self.decided {
+            return Vec::new();
+        }
+        match self.sampled(side, samples) {
+            Some(parted) => self.decide(Order::Parted(parted)),
+            None => self.after_end(),
+        }
     }
 
     /// At least one side has ended: compare where the shorter one did.
@@ -192,10 +269,12 @@ impl Comparator {
         let longer = self.streams.get(shorter.other());
         match longer.end {
             Some((position, other)) if position == at => {
-                if digest == other {
+                let memory = self.streams.a.memory == self.streams.b.memory;
+                // What runs behind a recording's end is another thing each time.
+                if digest == other && (memory || (self.least > 0 && at > self.least)) {
                     self.both_equal(at)
                 } else {
-                    self.decide(Order::Parted { chunk: at / CHUNK })
+                    self.decide(Order::Parted(self.parted(at / CHUNK, digest != other)))
                 }
             }
             // Asked already, and equal or not yet answered.
@@ -222,7 +301,7 @@ impl Comparator {
         }
         let Some((at, expected)) = self.streams.get(side.other()).end else { return Vec::new() };
         if digest != expected {
-            return self.decide(Order::Parted { chunk: at / CHUNK });
+            return self.decide(Order::Parted(self.parted(at / CHUNK, true)));
         }
         self.equal = self.equal.max(at / CHUNK);
         if self.streams.get(side).end.is_some() {
@@ -262,74 +341,118 @@ impl Comparator {
 mod tests {
     use super::*;
 
+    /// Digests of control flow alone.
+    fn only(digest: u64) -> (u64, Memory) {
+        (digest, Memory::default())
+    }
+
+    /// The instructions of a chunk differ.
+    fn parted(chunk: u64) -> Parted {
+        Parted { chunk, after: chunk * CHUNK, before: (chunk + 1) * CHUNK, flow: true }
+    }
+
+    fn sample(position: u64, registers: u64) -> Sample {
+        Sample { position, registers: Some(registers), memory: Memory::default() }
+    }
+
+    #[test]
+    fn samples_are_compared_where_both_sides_have_one() {
+        let mut comparator = Comparator::new(0);
+        let a = vec![sample(100, 1), sample(200, 2), sample(300, 3)];
+        let b = vec![sample(100, 1), sample(205, 9), sample(300, 4)];
+        assert_eq!(comparator.chunk(Side::A, 0, only(7), a), Ok(vec![]));
+        let parted = Parted { chunk: 0, after: 100, before: 300, flow: false };
+        assert_eq!(comparator.chunk(Side::B, 0, only(7), b), Ok(vec![Order::Parted(parted)]));
+    }
+
+    #[test]
+    fn what_was_stored_parts_them_too() {
+        let mut comparator = Comparator::new(0);
+        comparator.chunk(Side::A, 0, only(7), Vec::new()).unwrap();
+        let other = (7, Memory { stores: 1, loads: 0 });
+        let parted = Parted { flow: false, ..parted(0) };
+        assert_eq!(comparator.chunk(Side::B, 0, other, Vec::new()), Ok(vec![Order::Parted(parted)]));
+    }
+
+    #[test]
+    fn what_is_sampled_behind_a_recordings_end_does_not_count() {
+        let mut comparator = Comparator::new(250);
+        comparator.ended(Side::A, 300, only(7), vec![sample(100, 1), sample(280, 2)]);
+        let orders = comparator.ended(Side::B, 300, only(7), vec![sample(100, 1), sample(280, 3)]);
+        assert_eq!(orders, vec![Order::Same { position: 250 }]);
+    }
+
     #[test]
     fn equal_chunks_give_both_credit() {
         let mut comparator = Comparator::new(0);
-        assert_eq!(comparator.chunk(Side::A, 0, 7), Ok(vec![]));
-        assert_eq!(comparator.chunk(Side::A, 1, 8), Ok(vec![]));
+        assert_eq!(comparator.chunk(Side::A, 0, only(7), Vec::new()), Ok(vec![]));
+        assert_eq!(comparator.chunk(Side::A, 1, only(8), Vec::new()), Ok(vec![]));
         let credit = |n| vec![Order::Credit(Side::A, n), Order::Credit(Side::B, n)];
-        assert_eq!(comparator.chunk(Side::B, 0, 7), Ok(credit(1 + AHEAD)));
-        assert_eq!(comparator.chunk(Side::B, 1, 8), Ok(credit(2 + AHEAD)));
+        assert_eq!(comparator.chunk(Side::B, 0, only(7), Vec::new()), Ok(credit(1 + AHEAD)));
+        assert_eq!(comparator.chunk(Side::B, 1, only(8), Vec::new()), Ok(credit(2 + AHEAD)));
     }
 
     #[test]
     fn the_first_unequal_chunk_decides() {
         let mut comparator = Comparator::new(0);
-        comparator.chunk(Side::A, 0, 7).unwrap();
-        comparator.chunk(Side::B, 0, 7).unwrap();
-        comparator.chunk(Side::B, 1, 9).unwrap();
-        comparator.chunk(Side::B, 2, 10).unwrap();
-        assert_eq!(comparator.chunk(Side::A, 1, 8), Ok(vec![Order::Parted { chunk: 1 }]));
-        assert_eq!(comparator.chunk(Side::A, 2, 0), Ok(vec![]));
+        comparator.chunk(Side::A, 0, only(7), Vec::new()).unwrap();
+        comparator.chunk(Side::B, 0, only(7), Vec::new()).unwrap();
+        comparator.chunk(Side::B, 1, only(9), Vec::new()).unwrap();
+        comparator.chunk(Side::B, 2, only(10), Vec::new()).unwrap();
+        assert_eq!(comparator.chunk(Side::A, 1, only(8), Vec::new()), Ok(vec![Order::Parted(parted(1))]));
+        assert_eq!(comparator.chunk(Side::A, 2, only(0), Vec::new()), Ok(vec![]));
     }
 
     #[test]
     fn a_chunk_left_out_is_never_equal() {
         let mut comparator = Comparator::new(0);
-        assert!(comparator.chunk(Side::A, 1, 7).is_err());
+        assert!(comparator.chunk(Side::A, 1, only(7), Vec::new()).is_err());
     }
 
     #[test]
     fn two_ends_are_compared_at_the_shorter() {
         let mut comparator = Comparator::new(0);
-        assert_eq!(comparator.ended(Side::A, 100, 5), vec![Order::Credit(Side::B, 2)]);
-        assert_eq!(comparator.ended(Side::B, 120, 6), vec![Order::Ask(Side::B, 100)]);
+        assert_eq!(comparator.ended(Side::A, 100, only(5), Vec::new()), vec![Order::Credit(Side::B, 2)]);
+        assert_eq!(comparator.ended(Side::B, 120, only(6), Vec::new()), vec![Order::Ask(Side::B, 100)]);
         assert_eq!(comparator.answered(Side::B, 5), vec![Order::Same { position: 100 }]);
     }
 
     #[test]
     fn unequal_where_the_shorter_ended_is_parted() {
         let mut comparator = Comparator::new(0);
-        comparator.ended(Side::B, 100, 5);
-        assert_eq!(comparator.ended(Side::A, 120, 6), vec![Order::Ask(Side::A, 100)]);
-        assert_eq!(comparator.answered(Side::A, 4), vec![Order::Parted { chunk: 0 }]);
+        comparator.ended(Side::B, 100, only(5), Vec::new());
+        assert_eq!(comparator.ended(Side::A, 120, only(6), Vec::new()), vec![Order::Ask(Side::A, 100)]);
+        assert_eq!(comparator.answered(Side::A, 4), vec![Order::Parted(parted(0))]);
         let mut comparator = Comparator::new(0);
-        comparator.ended(Side::A, 100, 5);
-        assert_eq!(comparator.ended(Side::B, 100, 6), vec![Order::Parted { chunk: 0 }]);
+        comparator.ended(Side::A, 100, only(5), Vec::new());
+        assert_eq!(comparator.ended(Side::B, 100, only(6), Vec::new()), vec![Order::Parted(parted(0))]);
     }
 
     #[test]
     fn a_side_that_runs_on_is_asked_and_then_left() {
         let mut comparator = Comparator::new(0);
-        comparator.ended(Side::A, 100, 5);
-        assert_eq!(comparator.chunk(Side::B, 0, 1), Ok(vec![Order::Ask(Side::B, 100)]));
+        comparator.ended(Side::A, 100, only(5), Vec::new());
+        assert_eq!(comparator.chunk(Side::B, 0, only(1), Vec::new()), Ok(vec![Order::Ask(Side::B, 100)]));
         assert_eq!(comparator.answered(Side::B, 5), vec![Order::Credit(Side::B, 1 + AHEAD)]);
         for index in 1..AFTER_END {
             assert_eq!(comparator.left_behind(), None);
-            comparator.chunk(Side::B, index, index).unwrap();
+            comparator.chunk(Side::B, index, only(index), Vec::new()).unwrap();
         }
         assert_eq!(comparator.left_behind(), None);
-        comparator.chunk(Side::B, AFTER_END, 0).unwrap();
+        comparator.chunk(Side::B, AFTER_END, only(0), Vec::new()).unwrap();
         assert_eq!(comparator.left_behind(), Some((Side::A, 100)));
     }
 
     #[test]
     fn a_recordings_end_has_to_be_reached() {
         let mut comparator = Comparator::new(150);
-        comparator.ended(Side::A, 100, 5);
-        assert_eq!(comparator.ended(Side::B, 100, 5), vec![Order::Ended { side: Side::A, at: 100 }]);
+        comparator.ended(Side::A, 100, only(5), Vec::new());
+        assert_eq!(
+            comparator.ended(Side::B, 100, only(5), Vec::new()),
+            vec![Order::Ended { side: Side::A, at: 100 }]
+        );
         let mut comparator = Comparator::new(90);
-        comparator.ended(Side::A, 100, 5);
-        assert_eq!(comparator.ended(Side::B, 100, 5), vec![Order::Same { position: 90 }]);
+        comparator.ended(Side::A, 100, only(5), Vec::new());
+        assert_eq!(comparator.ended(Side::B, 100, only(5), Vec::new()), vec![Order::Same { position: 90 }]);
     }
 }

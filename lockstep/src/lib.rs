@@ -1,14 +1,20 @@
 //! Two builds side by side, to the first instruction at which they part.
 //!
-//! [`ride`] runs both and feeds [`comparator`], which decides from the digests where they part; [`expansion`]
-//! finds the instruction in the two windows that the probes then give; [`disassembly`] makes text of
-//! instructions; [`report`] is the result as data and [`text`] as a page to read. [`inputs`] compares what two recordings
+//! [`ride`] runs both, started as [`drive`] says, and feeds [`comparator`], which decides from the digests where they part;
+//! [`depth`] is how much of them is compared. [`expansion`] finds the first instruction that is another one in the two windows
+//! that the probes then give; [`zoom`] runs both again to find the one whose effect differs first, which [`difference`]
+//! tells from what was seen there, and [`blame`] where it can only be reasoned out; [`disassembly`] makes text of instructions; [`report`] is the result as data and [`text`] as a page to read. [`inputs`] compares what two recordings
 //! took in.
 
+mod blame;
 pub mod comparator;
+pub mod depth;
+mod difference;
 pub mod disassembly;
+mod drive;
 pub mod expansion;
 pub mod inputs;
 pub mod report;
 pub mod ride;
 pub mod text;
+mod zoom;

@@ -4,9 +4,12 @@
 use recorder::account::grouped;
 use serde::Serialize;
 
+use crate::blame;
 use crate::comparator::{Pair, Side};
+use crate::difference::{Difference, What};
 use crate::disassembly::{Disassembler, hex};
-use crate::expansion::Executed;
+use crate::expansion::{Executed, first_difference};
+use crate::zoom::Zoomed;
 
 /// How many instructions before the divergence are looked through for one that would explain it.
 const SEARCHED: usize = 256;
@@ -66,6 +69,12 @@ pub enum Kind {
     ControlFlow,
     /// One side took an interrupt or an exception where the other did not.
     ExceptionOrInterrupt,
+    /// Another value was written to memory, or to another place, or by one side only.
+    Store,
+    /// The same of what was read.
+    Load,
+    /// A register has another value.
+    Register,
     /// One guest ended where the other ran on.
     End,
     /// The same instructions, but QEMU's exit status differs.
@@ -79,6 +88,9 @@ impl std::fmt::Display for Kind {
         f.write_str(match self {
             Kind::ControlFlow => "control flow",
             Kind::ExceptionOrInterrupt => "an exception or interrupt on one side only",
+            Kind::Store => "a store",
+            Kind::Load => "a load",
+            Kind::Register => "a register",
             Kind::End => "one guest ended, the other ran on",
             Kind::ExitStatus => "exit status",
             Kind::Console => "console",
@@ -86,7 +98,7 @@ impl std::fmt::Display for Kind {
     }
 }
 
-/// The first instruction that differs. Members are missing where a side has no such instruction.
+/// The first instruction whose effect differs. Members are missing where a side has no such instruction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Divergence {
     pub kind: Kind,
@@ -96,15 +108,56 @@ pub struct Divergence {
     pub pc: Pair<Option<String>>,
     /// The address of the translated block that it was in.
     pub block: Pair<Option<String>>,
+    /// Which instruction of that block it is, from 1, and of how many.
+    pub in_block: Pair<Option<(usize, usize)>>,
     pub instruction: Pair<Option<String>>,
-    /// The last instruction that both executed.
-    pub last_common: Option<Line>,
-    /// The last blocks before it.
+    /// How it was found.
+    pub certainty: Certainty,
+    /// The address of the instruction that comes next.
+    pub next: Pair<Option<String>>,
+    /// The registers that it changes or leaves different.
+    pub registers: Vec<Register>,
+    /// What it does to memory.
+    pub accesses: Pair<Vec<Access>>,
+    /// The last blocks up to it.
     pub previous: Pair<Vec<Block>>,
-    /// The instructions from it on.
+    /// The instructions behind it.
     pub following: Pair<Vec<Line>>,
     /// Of x86 guests: 16, 32 or 64.
     pub mode: Option<u32>,
+}
+
+/// How the instruction was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Certainty {
+    /// All was equal before it, and not behind it.
+    Seen,
+    /// Its block is certain. When its instructions were looked at one by one nothing differed, so the fault is in what is made
+    /// of them together; the instruction is the one that explains what differs behind the block.
+    Reasoned,
+    /// Registers can't be read in these builds: a wrong value may be older.
+    First,
+}
+
+/// A register before and behind an instruction, as hexadecimal numbers; empty where it can't be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Register {
+    pub name: String,
+    pub before: String,
+    pub after: Pair<String>,
+}
+
+/// An access to memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Access {
+    /// `store` or `load`.
+    pub kind: &'static str,
+    pub address: String,
+    /// Bytes.
+    pub size: u8,
+    /// Missing where a build does not tell it.
+    pub value: Option<String>,
 }
 
 /// One execution of a translated block, or of its part.
@@ -145,127 +198,309 @@ impl Divergence {
             icount: Pair { a: icount, b: icount },
             pc: Pair::default(),
             block: Pair::default(),
+            in_block: Pair::default(),
             instruction: Pair::default(),
-            last_common: None,
+            certainty: Certainty::Seen,
+            next: Pair::default(),
+            registers: Vec::new(),
+            accesses: Pair::default(),
             previous: Pair::default(),
             following: Pair::default(),
             mode: None,
         }
     }
 
-    /// The divergence of two streams at index `at`, and what in the instructions before may explain it.
+    /// The divergence of two streams whose instructions differ at index `at`, and what in those before may explain it.
     #[must_use]
     pub fn of(target: &str, streams: &Pair<Vec<Executed>>, at: usize) -> (Self, Vec<String>) {
-        let common = &streams.a[..at];
-        let disassembler = Disassembler::at_end(target, common);
-        // Behind the divergence the mode may be another.
-        let behind = Pair::of(|side| {
-            let stream = streams.get(side);
-            Disassembler::at_end(target, &stream[at.min(stream.len())..stream.len().min(at + SHOWN_AFTER)])
-        });
-        let following = Pair::of(|side| {
-            let rest = streams.get(side).iter().skip(at).take(SHOWN_AFTER);
-            rest.map(|executed| line(agreed(disassembler, *behind.get(side), executed), executed))
-                .collect::<Vec<_>>()
-        });
-        let first = Pair::of(|side| streams.get(side).get(at));
-        let position =
-            common.last().map_or_else(|| first.a.or(first.b).map_or(0, |e| e.position), |e| e.position + 1);
-        let previous = Pair::of(|side| {
-            let before = &streams.get(side)[..at];
-            let mut blocks: Vec<(usize, Block)> = Vec::new();
-            for executed in before.iter().rev() {
-                if blocks.last().is_none_or(|(visit, _)| *visit != executed.visit) {
-                    if blocks.len() == BLOCKS_BEFORE {
-                        break;
-                    }
-                    let pc = address(executed.block[0].address);
-                    blocks.push((executed.visit, Block { pc, instructions: Vec::new() }));
-                }
-                if let Some((_, block)) = blocks.last_mut() {
-                    block.instructions.push(line(disassembler, executed));
-                }
-            }
-            blocks.reverse();
-            blocks
-                .into_iter()
-                .map(|(_, mut block)| {
-                    block.instructions.reverse();
-                    block
-                })
-                .collect::<Vec<_>>()
-        });
-        let kind = match (common.last(), first.a, first.b) {
-            (Some(last), Some(a), Some(b)) => {
-                let next = last.instruction.address.wrapping_add(last.instruction.bytes.len() as u64);
-                let straight = [a, b].iter().any(|e| e.instruction.address == next);
-                match disassembler.branches(last.instruction) {
-                    Some(false) if straight => Kind::ExceptionOrInterrupt,
-                    _ => Kind::ControlFlow,
-                }
-            }
-            (_, None, _) | (_, _, None) => Kind::End,
-            _ => Kind::ControlFlow,
+        let kind = flow_kind(target, streams, at);
+        let (mut divergence, notes) = around(target, streams, at.checked_sub(1), kind);
+        divergence.certainty = Certainty::First;
+        (divergence, notes)
+    }
+
+    /// The divergence that was looked at closely, in the streams around it, and what may explain it.
+    #[must_use]
+    pub(crate) fn zoomed(
+        target: &str,
+        streams: &Pair<Vec<Executed>>,
+        zoomed: &Zoomed,
+    ) -> (Self, Vec<String>) {
+        let Zoomed { difference, inside, names, .. } = zoomed;
+        let seen = inside.as_ref().unwrap_or(difference);
+        let index = |position: u64| streams.a.iter().position(|executed| executed.position == position);
+        let apart = first_difference(&streams.a, &streams.b);
+        let (guilty, certainty) = if seen.to == seen.from + 1 {
+            (index(seen.from), Certainty::Seen)
+        } else if names.is_empty() {
+            (seen.access().and_then(index).or(apart.and_then(|at| at.checked_sub(1))), Certainty::First)
+        } else {
+            (reasoned(target, streams, seen, names).or(index(seen.to - 1)), Certainty::Reasoned)
         };
-        let mut notes = Vec::new();
-        for executed in common.iter().rev().take(SEARCHED) {
-            if let Some(on) = disassembler.depends_on(executed.instruction) {
-                let before = position - executed.position;
-                notes.push(format!(
-                    "`{}` at {}, {before} instruction{} before: its result depends on {on}",
-                    disassembler.text(executed.instruction),
-                    address(executed.instruction.address),
-                    if before == 1 { "" } else { "s" },
-                ));
-                break;
-            }
-        }
-        if let (Some(a), Some(b)) = (first.a, first.b)
-            && let Some(earlier) = streams.a[..at]
-                .iter()
-                .zip(&streams.b[..at])
-                .rev()
-                .take(SEARCHED)
-                .find(|(a, b)| a.instruction.bytes != b.instruction.bytes)
-            && a.position == b.position
-        {
-            notes.push(format!(
-                "the code itself differs before: at {} A executed `{}`, B `{}`",
-                address(earlier.0.instruction.address),
-                disassembler.text(earlier.0.instruction),
-                disassembler.text(earlier.1.instruction),
-            ));
-        }
-        let divergence = Divergence {
-            kind,
-            icount: Pair { a: position, b: position },
-            pc: Pair::of(|side| first.get(side).map(|e| address(e.instruction.address))),
-            block: Pair::of(|side| first.get(side).map(|e| address(e.block[0].address))),
-            instruction: Pair::of(|side| following.get(side).first().map(|line| line.text.clone())),
-            last_common: common.last().map(|executed| line(disassembler, executed)),
-            previous,
-            following,
-            mode: disassembler.mode(),
+        let kind = match (seen.what, apart) {
+            (What::Access(pair), _) => match pair.a.or(pair.b) {
+                Some(access) if access.is_store => Kind::Store,
+                _ => Kind::Load,
+            },
+            (What::Registers, _) | (What::Flow, None) => Kind::Register,
+            (What::Flow, Some(at)) => flow_kind(target, streams, at),
         };
+        let (mut divergence, notes) = around(target, streams, guilty, kind);
+        divergence.certainty = certainty;
+        divergence.registers = registers(target, seen, names);
+        let position = guilty.and_then(|guilty| streams.a.get(guilty)).map(|executed| executed.position);
+        divergence.accesses = Pair::of(|side| {
+            let own = seen.accesses.get(side).iter().filter(|access| Some(access.position) == position);
+            own.map(|access| Access {
+                kind: if access.is_store { "store" } else { "load" },
+                address: address(access.address),
+                size: access.size,
+                value: zoomed.values.then(|| address(access.value)),
+            })
+            .collect()
+        });
         (divergence, notes)
     }
 
     /// The divergence in one line.
     #[must_use]
     pub fn summary(&self) -> String {
-        let side = |side: Side| match (self.pc.get(side), self.instruction.get(side)) {
-            (Some(pc), Some(text)) => format!("{side} executes {pc} `{text}`"),
-            _ => format!("{side} has ended"),
+        let place = match (&self.block.a, self.in_block.a, &self.instruction.a) {
+            (Some(block), Some((number, of)), Some(text)) => format!(
+                "translated block {block}, instruction {number} of {of}, icount {}: `{text}`",
+                grouped(self.icount.a)
+            ),
+            _ => format!("icount {}:", grouped(self.icount.a)),
         };
-        let after = self.last_common.as_ref().map(|line| format!(" after {} `{}`", line.pc, line.text));
-        format!(
-            "they part at instruction {}{}: {}, {}",
-            grouped(self.icount.a),
-            after.unwrap_or_default(),
-            side(Side::A),
-            side(Side::B)
-        )
+        let side = |side: Side| -> String {
+            let access = |access: Option<&Access>| match access {
+                Some(Access { address, value: Some(value), .. }) => format!("{value} at {address}"),
+                Some(Access { address, size, .. }) => format!("{size} bytes at {address}"),
+                None => "nothing".to_owned(),
+            };
+            match self.kind {
+                Kind::Store | Kind::Load => {
+                    let wanted = if self.kind == Kind::Store { "store" } else { "load" };
+                    let of = |side| {
+                        self.accesses
+                            .get(side)
+                            .iter()
+                            .filter(|access| access.kind == wanted)
+                            .collect::<Vec<_>>()
+                    };
+                    let (own, other): (Vec<&Access>, Vec<&Access>) = (of(side), of(side.other()));
+                    let place = (0..own.len()).find(|&place| own.get(place) != other.get(place));
+                    access(place.and_then(|place| own.get(place).copied()).or(own.first().copied()))
+                }
+                Kind::Register => self.registers.iter().find(|register| register.differs()).map_or_else(
+                    || "-".to_owned(),
+                    |register| format!("{} = {}", register.name, register.after.get(side)),
+                ),
+                _ => self.next.get(side).clone().unwrap_or_else(|| "its end".to_owned()),
+            }
+        };
+        let verb = match self.kind {
+            Kind::Store => "writes",
+            Kind::Load => "reads",
+            Kind::Register => "leaves",
+            Kind::ExceptionOrInterrupt => {
+                "is followed by an exception or interrupt on one side only, and the next is"
+            }
+            _ => "goes on to",
+        };
+        format!("{place} {verb} {} on A, {} on B", side(Side::A), side(Side::B))
     }
+}
+
+impl Register {
+    /// Whether the sides differ in it.
+    #[must_use]
+    pub fn differs(&self) -> bool {
+        self.after.a != self.after.b
+    }
+}
+
+/// What kind of thing it is that the instructions differ from index `at` on.
+fn flow_kind(target: &str, streams: &Pair<Vec<Executed>>, at: usize) -> Kind {
+    let common = &streams.a[..at];
+    let disassembler = Disassembler::at_end(target, common);
+    match (common.last(), streams.a.get(at), streams.b.get(at)) {
+        (Some(last), Some(a), Some(b)) => {
+            let next = last.instruction.address.wrapping_add(last.instruction.bytes.len() as u64);
+            let straight = [a, b].iter().any(|e| e.instruction.address == next);
+            match disassembler.branches(last.instruction) {
+                Some(false) if straight => Kind::ExceptionOrInterrupt,
+                _ => Kind::ControlFlow,
+            }
+        }
+        (_, None, _) | (_, _, None) => Kind::End,
+        _ => Kind::ControlFlow,
+    }
+}
+
+/// The index of the instruction that explains a difference whose place was not seen.
+fn reasoned(
+    target: &str,
+    streams: &Pair<Vec<Executed>>,
+    seen: &Difference,
+    names: &[String],
+) -> Option<usize> {
+    let begin = streams.a.iter().position(|executed| executed.position == seen.from)?;
+    let block: Vec<_> =
+        streams.a[begin..].iter().take_while(|executed| executed.position < seen.to).collect();
+    let access =
+        seen.access().and_then(|position| block.iter().position(|executed| executed.position == position));
+    let bits = Disassembler::at_end(target, &streams.a[..begin + block.len()]).mode();
+    let Some(bits) = bits else { return access.map(|access| begin + access) };
+    let wrong = seen.registers().into_iter().filter_map(|number| names.get(number).cloned()).collect();
+    let code: Vec<_> = block.iter().map(|executed| executed.instruction).collect();
+    blame::instruction(bits, &code, &wrong, access).or(access).map(|number| begin + number)
+}
+
+/// The registers that an instruction changes, or leaves different.
+fn registers(target: &str, seen: &Difference, names: &[String]) -> Vec<Register> {
+    let nothing = Vec::new();
+    let of = |all: &[Vec<u8>], number: usize| number_text(target, all.get(number).unwrap_or(&nothing));
+    let all = names.iter().enumerate().map(|(number, name)| Register {
+        name: name.clone(),
+        before: of(&seen.before, number),
+        after: Pair::of(|side| of(seen.after.get(side), number)),
+    });
+    all.filter(|register| register.differs() || register.before != register.after.a).collect()
+}
+
+/// The number that a register's bytes are, as QEMU tells them to gdb: in the target's own order.
+fn number_text(target: &str, bytes: &[u8]) -> String {
+    const BIG: [&str; 12] = [
+        "ppc",
+        "ppc64",
+        "s390x",
+        "m68k",
+        "sparc",
+        "sparc64",
+        "mips",
+        "mips64",
+        "hppa",
+        "or1k",
+        "microblaze",
+        "xtensaeb",
+    ];
+    let mut digits: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    if !BIG.contains(&target) {
+        digits.reverse();
+    }
+    if bytes.is_empty() { String::new() } else { format!("0x{}", digits.concat()) }
+}
+
+/// The divergence at the instruction with index `guilty`, or before all where there is none, and what in the instructions
+/// before may explain it.
+fn around(
+    target: &str,
+    streams: &Pair<Vec<Executed>>,
+    guilty: Option<usize>,
+    kind: Kind,
+) -> (Divergence, Vec<String>) {
+    let at = guilty.map_or(0, |guilty| guilty + 1);
+    let common = &streams.a[..at.min(streams.a.len())];
+    let disassembler = Disassembler::at_end(target, common);
+    // Behind the divergence the mode may be another.
+    let behind = Pair::of(|side| {
+        let stream = streams.get(side);
+        Disassembler::at_end(target, &stream[at.min(stream.len())..stream.len().min(at + SHOWN_AFTER)])
+    });
+    let following = Pair::of(|side| {
+        let rest = streams.get(side).iter().skip(at).take(SHOWN_AFTER);
+        rest.map(|executed| line(agreed(disassembler, *behind.get(side), executed), executed))
+            .collect::<Vec<_>>()
+    });
+    let first = Pair::of(|side| streams.get(side).get(at));
+    let previous = Pair::of(|side| {
+        let stream = streams.get(side);
+        blocks_before(disassembler, &stream[..at.min(stream.len())])
+    });
+    let own = Pair::of(|side| guilty.and_then(|guilty| streams.get(side).get(guilty)));
+    let notes = explaining(disassembler, streams, at);
+    let position = own.a.or(own.b).map_or(0, |executed| executed.position);
+    let divergence = Divergence {
+        kind,
+        icount: Pair { a: position, b: position },
+        pc: Pair::of(|side| own.get(side).map(|e| address(e.instruction.address))),
+        block: Pair::of(|side| own.get(side).map(|e| address(e.block[0].address))),
+        in_block: Pair::of(|side| own.get(side).map(|e| (e.number + 1, e.block.len()))),
+        instruction: Pair::of(|side| own.get(side).map(|e| disassembler.text(e.instruction))),
+        certainty: Certainty::Seen,
+        next: Pair::of(|side| {
+            let e = (*first.get(side))?;
+            let text = following.get(side).first().map(|line| format!(" `{}`", line.text));
+            Some(address(e.instruction.address) + &text.unwrap_or_default())
+        }),
+        registers: Vec::new(),
+        accesses: Pair::default(),
+        previous,
+        following,
+        mode: disassembler.mode(),
+    };
+    (divergence, notes)
+}
+
+/// The last blocks of `stream`, the last up to its end.
+fn blocks_before(disassembler: Disassembler, stream: &[Executed]) -> Vec<Block> {
+    let mut blocks: Vec<(usize, Block)> = Vec::new();
+    for executed in stream.iter().rev() {
+        if blocks.last().is_none_or(|(visit, _)| *visit != executed.visit) {
+            if blocks.len() == BLOCKS_BEFORE {
+                break;
+            }
+            let pc = address(executed.block[0].address);
+            blocks.push((executed.visit, Block { pc, instructions: Vec::new() }));
+        }
+        if let Some((_, block)) = blocks.last_mut() {
+            block.instructions.push(line(disassembler, executed));
+        }
+    }
+    blocks.reverse();
+    let in_order = |(_, mut block): (usize, Block)| {
+        block.instructions.reverse();
+        block
+    };
+    blocks.into_iter().map(in_order).collect()
+}
+
+/// What in the instructions before index `at` may explain a divergence.
+fn explaining(disassembler: Disassembler, streams: &Pair<Vec<Executed>>, at: usize) -> Vec<String> {
+    let mut notes = Vec::new();
+    let common = &streams.a[..at.min(streams.a.len())];
+    for executed in common.iter().rev().take(SEARCHED) {
+        if let Some(on) = disassembler.depends_on(executed.instruction) {
+            let before = common.last().map_or(0, |last| last.position - executed.position);
+            notes.push(format!(
+                "`{}` at {}, {}: its result depends on {on}",
+                disassembler.text(executed.instruction),
+                address(executed.instruction.address),
+                match before {
+                    0 => "this instruction".to_owned(),
+                    1 => "1 instruction before".to_owned(),
+                    before => format!("{before} instructions before"),
+                },
+            ));
+            break;
+        }
+    }
+    if let Some(earlier) = common
+        .iter()
+        .zip(&streams.b)
+        .rev()
+        .take(SEARCHED)
+        .find(|(a, b)| a.instruction.bytes != b.instruction.bytes)
+    {
+        notes.push(format!(
+            "the code itself differs before: at {} A executed `{}`, B `{}`",
+            address(earlier.0.instruction.address),
+            disassembler.text(earlier.0.instruction),
+            disassembler.text(earlier.1.instruction),
+        ));
+    }
+    notes
 }
 
 /// Whichever of two disassemblers decodes as QEMU did, the first where both do.

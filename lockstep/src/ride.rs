@@ -1,25 +1,27 @@
-//! Rides two builds in lockstep: starts both, feeds the comparator, and asks both probes for the place where they
-//! part.
+//! Rides two builds in lockstep: starts both, feeds the comparator, and finds out where and why they part.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use qemu::arguments::{Arguments, Refusal};
+use qemu::arguments::Refusal;
 use qemu::build::Build;
 use qemu::run::{self, Happening, Plan, Run, Typing, describe};
 use recorder::reader::Reader;
 use replayer::death::Death;
 use replayer::source::{self, Source};
 use replayer::verify::console_difference;
-use trace::message::{CHUNK, FromProbe, Point, ToProbe, Watch, Window};
+use trace::message::{CHUNK, FromProbe, Look, Point, Step, ToProbe, Watch, Window};
 
-use crate::comparator::{Comparator, KEPT, Order, OutOfTurn, Pair, Side};
-use crate::expansion::{expand, first_difference};
+use crate::comparator::{Comparator, KEPT, Order, OutOfTurn, Pair, Parted, Side};
+use crate::depth::{self, Depth, TooDeep};
+use crate::drive::{Drive, source_of};
+use crate::expansion::{Executed, expand, first_difference};
 use crate::report::{Compared, Divergence, Kind, Report, Ridden, Verdict};
+use crate::zoom;
 use recorder::account::grouped;
 
 #[derive(Debug, thiserror::Error)]
@@ -32,13 +34,15 @@ pub enum Error {
     Source(#[from] source::Error),
     #[error("{0}")]
     Io(#[from] io::Error),
+    #[error(transparent)]
+    TooDeep(#[from] TooDeep),
     #[error("side A is a {0} and side B a {1}: two builds of one guest architecture are needed")]
     Targets(String, String),
 }
 
 /// What came instead of a verdict. The report says it too.
 #[derive(Debug, thiserror::Error)]
-enum Trouble {
+pub(crate) enum Trouble {
     #[error(transparent)]
     OutOfTurn(#[from] OutOfTurn),
     #[error("the QEMU of side {side} died ({ending}){}{said}", by_then(*.started))]
@@ -53,6 +57,16 @@ enum Trouble {
     Unfound(u64),
     #[error("the probe of side {0} has forgotten where they part")]
     Forgotten(Side),
+    #[error(
+        "this guest is not deterministic with these settings: {0}; what differs is an input and not what either build makes of it"
+    )]
+    Undeterministic(String),
+    #[error(
+        "values differ in chunk {0}, each time that the builds are run; but where they are looked at closely nothing does"
+    )]
+    Hidden(u64),
+    #[error("{0}")]
+    Again(Box<Error>),
     #[error("{0}")]
     Io(#[from] io::Error),
 }
@@ -76,6 +90,10 @@ pub struct Request<'a> {
     /// Added to one side only.
     pub extra: Pair<&'a [String]>,
     pub driven: Driven<'a>,
+    /// How much is compared; where nobody says, the most that both builds can give.
+    pub depth: Option<Depth>,
+    /// Whether what is read from memory is compared as well.
+    pub loads: bool,
     pub interrupts: &'a AtomicU32,
 }
 
@@ -89,131 +107,37 @@ pub enum Driven<'a> {
     Recordings(Pair<&'a mut Reader>),
 }
 
-/// What the two runs are started with.
-struct Drive {
-    lines: Pair<Vec<String>>,
-    folders: Pair<PathBuf>,
-    /// The same as the report shows it.
-    shown: Pair<Vec<String>>,
-    /// None, one for both, or one each.
-    sources: Vec<Source>,
-    least: u64,
-    compares_console: bool,
-}
-
-impl Drive {
-    fn of(request: &mut Request) -> Result<Self, Error> {
-        let given = request.arguments.map(<[String]>::to_vec);
-        let here = std::env::current_dir;
-        let mut shown = None;
-        let (sources, least, recorded) = match &mut request.driven {
-            Driven::Live => (Vec::new(), 0, Vec::new()),
-            Driven::Recording(recording) => {
-                let source = Source::unpack(recording, given.as_deref(), None)?;
-                (vec![source], recording.ending.instructions(), recording.manifest.arguments.clone())
-            }
-            Driven::Recordings(Pair { a, b }) => {
-                let recorded = a.manifest.arguments.clone();
-                shown = Some(Pair { a: recorded.clone(), b: b.manifest.arguments.clone() });
-                (vec![Source::unpack(a, None, None)?, Source::unpack(b, None, None)?], 0, recorded)
-            }
-        };
-        let folder = |side| source_of(&sources, side).map_or_else(here, |source| Ok(source.folder.clone()));
-        let folders = Pair { a: folder(Side::A)?, b: folder(Side::B)? };
-        let mut lines = Pair { a: Vec::new(), b: Vec::new() };
-        let mut compares_console = true;
-        for side in [Side::A, Side::B] {
-            let extra = *request.extra.get(side);
-            let mut all = given.clone().unwrap_or_else(|| recorded.clone());
-            all.extend_from_slice(extra);
-            let parsed = Arguments::parse(&all);
-            // A monitor prints QEMU's version.
-            compares_console &=
-                parsed.value("monitor") != Some("stdio") && parsed.value("qmp") != Some("stdio");
-            *lines.get_mut(side) = if let Some(source) = source_of(&sources, side) {
-                // For its refusals: the recorded line is taken as it is.
-                parsed.comparable().map_err(|refusal| Error::Refused(side, refusal))?;
-                source.line.iter().chain(extra).cloned().collect()
-            } else {
-                parsed.deterministic().map_err(|refusal| Error::Refused(side, refusal))?.line
-            };
-        }
-        let shown = shown.unwrap_or_else(|| lines.clone());
-        Ok(Drive { lines, shown, folders, sources, least, compares_console })
-    }
-
-    fn driven_by(&self) -> &'static str {
-        match self.sources.len() {
-            0 => "live",
-            1 => "recording",
-            _ => "recordings",
-        }
-    }
-}
-
-/// What a side is driven by: its own recording, or the one for both.
-fn source_of(sources: &[Source], side: Side) -> Option<&Source> {
-    let own = match side {
-        Side::A => 0,
-        Side::B => 1,
-    };
-    sources.get(own).or(sources.first())
-}
-
 /// Rides until the builds part or both have ended. `progress` gets the instructions found equal.
 ///
 /// # Errors
 /// Where no ride came about. Trouble on the way is in the report.
 pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Report, Error> {
     let drive = Drive::of(&mut request)?;
-    let (tell, come) = channel();
-    let start = |side: Side| {
-        let log = source_of(&drive.sources, side).map(Source::log);
-        let plan = Plan {
-            build: request.builds.get(side),
-            arguments: drive.lines.get(side),
-            folder: drive.folders.get(side),
-            probe: Some(request.probe),
-            typed: Typing::Nothing,
-            passed: log.as_slice(),
-            commanded: false,
-        };
-        let tell = tell.clone();
-        Run::start(&plan, move |happening| drop(tell.send((side, happening))))
-            .map_err(|error| Error::Run(side, error))
-    };
-    let runs = Pair { a: start(Side::A)?, b: start(Side::B)? };
-    drop(tell);
-    if runs.a.target != runs.b.target {
-        return Err(Error::Targets(runs.a.target.clone(), runs.b.target.clone()));
+    let mut ride = Ride::start(&request, &drive)?;
+    let targets = Pair::of(|side| ride.runs.get(side).target.clone());
+    if targets.a != targets.b {
+        return Err(Error::Targets(targets.a, targets.b));
     }
+    // Two recordings differ in what they took in, and so in all values.
+    let depth = if drive.driven_by() == "recordings" { Some(Depth::Flow) } else { request.depth };
+    let levels = Pair::of(|side| ride.runs.get(side).plugin_api);
+    let (look, mut what) = depth::look(depth, request.loads, levels)?;
     let builds = Pair::of(|side| {
-        let (build, run) = (request.builds.get(side), runs.get(side));
+        let build = request.builds.get(side);
         Ridden {
             path: build.path.display().to_string(),
             version: build.version.clone(),
             sha256: build.sha256.clone(),
-            plugin_api: run.plugin_api,
-            target: run.target.clone(),
+            plugin_api: *levels.get(side),
+            target: targets.get(side).clone(),
             line: drive.shown.get(side).clone(),
         }
     });
-    let mut what = vec!["control flow", "exit status"];
+    what.push("exit status");
     if drive.compares_console {
         what.push("console");
     }
-    let mut ride = Ride {
-        comparator: Comparator::new(drive.least),
-        runs,
-        come,
-        consoles: Pair::default(),
-        answers: Pair::default(),
-        dying: Pair::default(),
-        moved: Instant::now(),
-        one_ended: None,
-        stalled: false,
-    };
-    let found = ride.follow(request.interrupts, progress);
+    let found = ride.follow(&look, request.interrupts, progress);
     let equal = ride.comparator.equal();
     let mut report = Report {
         verdict: Verdict::Trouble,
@@ -223,7 +147,17 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
         divergence: None,
         notes: Vec::new(),
     };
-    let decided = found.and_then(|order| ride.conclude(order, drive.compares_console, &mut report));
+    let decided = found.and_then(|order| match order {
+        Order::Parted(parted) => {
+            report.compared.chunks = parted.chunk;
+            let seen = if parted.flow { Some(ride.windows(parted.chunk)?) } else { None };
+            // Two QEMUs at a time are enough.
+            drop(ride);
+            let again = zoom::Again { request: &request, drive: &drive, look: &look, levels };
+            part(&again, parted, seen, &mut report)
+        }
+        order => ride.conclude(order, drive.compares_console, &mut report),
+    });
     if let Err(trouble) = decided {
         let least = report.compared.instructions.max(equal * CHUNK);
         report.summary = format!("{trouble}; the same up to instruction {} at least", grouped(least));
@@ -231,12 +165,53 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
     Ok(report)
 }
 
-struct Ride {
+/// Finds the instruction at which two runs part. `seen`: the instructions of the chunk in which theirs differ.
+fn part(
+    again: &zoom::Again,
+    parted: Parted,
+    seen: Option<Pair<Vec<Window>>>,
+    report: &mut Report,
+) -> Result<(), Trouble> {
+    let target = report.builds.a.target.clone();
+    let seen = seen.as_ref().map(streams_of).transpose()?;
+    let apart = match &seen {
+        Some(streams) => {
+            Some(first_difference(&streams.a, &streams.b).ok_or(Trouble::Unfound(parted.chunk))?)
+        }
+        None => None,
+    };
+    let at = seen.as_ref().zip(apart).and_then(|(streams, at)| streams.a.get(at).or(streams.b.get(at)));
+    let (divergence, notes) =
+        match (zoom::zoom(again, parted, at.map(|executed| executed.position))?, &seen, apart) {
+            (Some(zoomed), _, _) => Divergence::zoomed(&target, &streams_of(&zoomed.windows)?, &zoomed),
+            (None, Some(streams), Some(at)) => Divergence::of(&target, streams, at),
+            (None, ..) => return Err(Trouble::Hidden(parted.chunk)),
+        };
+    report.verdict = Verdict::Different;
+    report.compared.instructions = divergence.icount.a;
+    report.summary = divergence.summary();
+    report.notes = notes;
+    report.divergence = Some(divergence);
+    Ok(())
+}
+
+/// The instructions of both sides' windows.
+fn streams_of(windows: &Pair<Vec<Window>>) -> Result<Pair<Vec<Executed<'_>>>, Trouble> {
+    let of = |side| {
+        expand(windows.get(side)).ok_or_else(|| Trouble::Probe(side, "its window makes no sense".to_owned()))
+    };
+    Ok(Pair { a: of(Side::A)?, b: of(Side::B)? })
+}
+
+pub(crate) struct Ride {
     comparator: Comparator,
     runs: Pair<Run>,
     come: Receiver<(Side, Happening)>,
     consoles: Pair<Vec<u8>>,
     answers: Pair<Option<Option<Window>>>,
+    /// The names of the registers that are read, and the steps of what is looked at closely.
+    pub names: Pair<Vec<String>>,
+    pub steps: Pair<Vec<Step>>,
     /// How many instructions of a side had started when a signal ended its QEMU.
     dying: Pair<Option<u64>>,
     moved: Instant,
@@ -249,8 +224,42 @@ struct Ride {
 const CONSOLE: usize = 16 << 20;
 
 impl Ride {
+    /// Starts both; their guests wait for the first instruction.
+    pub fn start(request: &Request, drive: &Drive) -> Result<Self, Error> {
+        let (tell, come) = channel();
+        let start = |side: Side| {
+            let log = source_of(&drive.sources, side).map(Source::log);
+            let plan = Plan {
+                build: request.builds.get(side),
+                arguments: drive.lines.get(side),
+                folder: drive.folders.get(side),
+                probe: Some(request.probe),
+                typed: Typing::Nothing,
+                passed: log.as_slice(),
+                commanded: false,
+            };
+            let tell = tell.clone();
+            Run::start(&plan, move |happening| drop(tell.send((side, happening))))
+                .map_err(|error| Error::Run(side, error))
+        };
+        let runs = Pair { a: start(Side::A)?, b: start(Side::B)? };
+        Ok(Ride {
+            comparator: Comparator::new(drive.least),
+            runs,
+            come,
+            consoles: Pair::default(),
+            answers: Pair::default(),
+            names: Pair::default(),
+            steps: Pair::default(),
+            dying: Pair::default(),
+            moved: Instant::now(),
+            one_ended: None,
+            stalled: false,
+        })
+    }
+
     /// Waits for what comes next; `None` where it is time to look around.
-    fn next(&mut self, interrupts: &AtomicU32) -> Result<Option<(Side, FromProbe)>, Trouble> {
+    pub fn next(&mut self, interrupts: &AtomicU32) -> Result<Option<(Side, FromProbe)>, Trouble> {
         if interrupts.load(Ordering::Relaxed) > 0 {
             return Err(Trouble::Interrupted);
         }
@@ -258,6 +267,15 @@ impl Ride {
             Ok((side, Happening::Probe(FromProbe::Failure(why)))) => Err(Trouble::Probe(side, why)),
             Ok((side, Happening::Probe(FromProbe::Dying { started, .. }))) => {
                 *self.dying.get_mut(side) = Some(started);
+                Ok(None)
+            }
+            Ok((side, Happening::Probe(FromProbe::Registers(names)))) => {
+                *self.names.get_mut(side) = names;
+                Ok(None)
+            }
+            Ok((side, Happening::Probe(FromProbe::Steps(steps)))) => {
+                self.moved = Instant::now();
+                self.steps.get_mut(side).extend(steps);
                 Ok(None)
             }
             Ok((side, Happening::Probe(message))) => {
@@ -296,24 +314,30 @@ impl Ride {
         }
     }
 
+    /// Lets a side go from its first instruction.
+    pub fn go(&mut self, side: Side, credit: u64, keeps: u32, look: &Look) {
+        let (from, watch, look) = (Point::START, Watch::default(), look.clone());
+        self.runs.get_mut(side).say(&ToProbe::Go { credit, from, watch, keeps, look });
+    }
+
     /// Runs both sides up to a decision.
-    fn follow(&mut self, interrupts: &AtomicU32, progress: &mut dyn FnMut(u64)) -> Result<Order, Trouble> {
+    pub fn follow(
+        &mut self,
+        look: &Look,
+        interrupts: &AtomicU32,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Order, Trouble> {
         for side in [Side::A, Side::B] {
-            self.runs.get_mut(side).say(&ToProbe::Go {
-                credit: Comparator::first_credit(),
-                from: Point::START,
-                watch: Watch::default(),
-                keeps: KEPT,
-            });
+            self.go(side, Comparator::first_credit(), KEPT, look);
         }
         loop {
             let orders = match self.next(interrupts)? {
-                Some((side, FromProbe::Chunk { index, digest })) => {
-                    self.comparator.chunk(side, index, digest)?
+                Some((side, FromProbe::Chunk { index, digest, memory, samples })) => {
+                    self.comparator.chunk(side, index, (digest, memory), samples)?
                 }
-                Some((side, FromProbe::End { position, digest })) => {
+                Some((side, FromProbe::End { position, digest, memory, samples })) => {
                     self.one_ended.get_or_insert_with(Instant::now);
-                    self.comparator.ended(side, position, digest)
+                    self.comparator.ended(side, position, (digest, memory), samples)
                 }
                 Some((side, FromProbe::Digests(Some(digests)))) if digests.len() == 1 => {
                     self.comparator.answered(side, digests[0])
@@ -410,30 +434,7 @@ impl Ride {
                     grouped(at)
                 );
             }
-            Order::Parted { chunk } => {
-                let first = chunk.saturating_sub(1);
-                let mut windows = Pair { a: Vec::new(), b: Vec::new() };
-                for index in first..=chunk {
-                    for side in [Side::A, Side::B] {
-                        let window = self.window(side, index)?;
-                        windows.get_mut(side).push(window);
-                    }
-                }
-                let (a, b) = (expand(&windows.a), expand(&windows.b));
-                let streams = Pair {
-                    a: a.ok_or_else(|| Trouble::Probe(Side::A, "its window makes no sense".to_owned()))?,
-                    b: b.ok_or_else(|| Trouble::Probe(Side::B, "its window makes no sense".to_owned()))?,
-                };
-                let at = first_difference(&streams.a, &streams.b).ok_or(Trouble::Unfound(chunk))?;
-                let (divergence, notes) = Divergence::of(&report.builds.a.target, &streams, at);
-                report.verdict = Verdict::Different;
-                report.compared.instructions = divergence.icount.a;
-                report.compared.chunks = chunk;
-                report.summary = divergence.summary();
-                report.notes = notes;
-                report.divergence = Some(divergence);
-            }
-            Order::Credit(..) | Order::Ask(..) => {}
+            Order::Credit(..) | Order::Ask(..) | Order::Parted(_) => {}
         }
         Ok(())
     }
@@ -452,7 +453,19 @@ impl Ride {
         Ok(statuses)
     }
 
-    fn window(&mut self, side: Side, index: u64) -> Result<Window, Trouble> {
+    /// The instructions of a chunk, and of the one before.
+    pub fn windows(&mut self, chunk: u64) -> Result<Pair<Vec<Window>>, Trouble> {
+        let mut windows = Pair { a: Vec::new(), b: Vec::new() };
+        for index in chunk.saturating_sub(1)..=chunk {
+            for side in [Side::A, Side::B] {
+                let window = self.window(side, index)?;
+                windows.get_mut(side).push(window);
+            }
+        }
+        Ok(windows)
+    }
+
+    pub fn window(&mut self, side: Side, index: u64) -> Result<Window, Trouble> {
         self.runs.get_mut(side).say(&ToProbe::Window(index));
         // Interrupting what takes milliseconds would only lose the result.
         let never = AtomicU32::new(0);

@@ -6,7 +6,7 @@ use similar::{ChangeTag, TextDiff};
 
 use crate::comparator::{Pair, Side};
 use crate::inputs::{Difference, Input};
-use crate::report::{Block, Divergence, Line, Report, Verdict};
+use crate::report::{Block, Certainty, Divergence, Line, Report, Verdict};
 use recorder::account::grouped;
 
 /// The whole report, at most about 110 columns wide where the guest's code allows.
@@ -116,33 +116,80 @@ fn command_lines(page: &mut String, report: &Report) {
 fn diverged(page: &mut String, divergence: &Divergence) {
     let _ = writeln!(page);
     let _ = writeln!(page, "  kind: {}", divergence.kind);
-    let known = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
-    for side in [Side::A, Side::B] {
-        if divergence.pc.get(side).is_none() && divergence.last_common.is_none() {
-            continue;
-        }
-        let _ = writeln!(
-            page,
-            "  {side}: icount {}, pc {}, in translated block {}: {}",
-            grouped(*divergence.icount.get(side)),
-            known(divergence.pc.get(side)),
-            known(divergence.block.get(side)),
-            known(divergence.instruction.get(side))
-        );
-    }
-    if divergence.last_common.is_none() {
+    if divergence.pc.a.is_none() && divergence.pc.b.is_none() {
         return;
     }
+    match divergence.certainty {
+        Certainty::Seen => {}
+        Certainty::Reasoned => page.push_str(
+            "  found: the block for certain; when its instructions were looked at one by one nothing differed, so what is wrong\n  \
+             is what is made of them together. This one explains what differs behind the block\n",
+        ),
+        Certainty::First => page.push_str(
+            "  found: by what was compared alone; a value in a register may have been wrong before\n",
+        ),
+    }
+    for side in [Side::A, Side::B] {
+        let known = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
+        let place = divergence.in_block.get(side).map_or_else(String::new, |(number, of)| {
+            format!(
+                ", instruction {number} of {of} in translated block {}",
+                known(divergence.block.get(side))
+            )
+        });
+        let _ = writeln!(
+            page,
+            "  {side}: icount {}, pc {}{place}",
+            grouped(*divergence.icount.get(side)),
+            known(divergence.pc.get(side)),
+        );
+    }
+    values(page, divergence);
     let bits = divergence.mode.map(|bits| format!(" ({bits}-bit code, by its instructions' lengths)"));
     let _ = writeln!(page);
-    let _ = writeln!(page, "  the last blocks before, as A cut them{}:", bits.unwrap_or_default());
+    let _ = writeln!(page, "  the last blocks up to it, as A cut them{}:", bits.unwrap_or_default());
     for block in &divergence.previous.a {
         executed(page, block);
     }
     let _ = writeln!(page);
-    let _ = writeln!(page, "  from there on, - on A, + on B:");
+    let _ = writeln!(page, "  behind it, - on A, + on B:");
     let sides =
         Pair::of(|side| divergence.following.get(side).iter().map(|l| shown(l) + "\n").collect::<String>());
+    difference(page, &sides);
+}
+
+/// What the instruction does to registers and memory.
+fn values(page: &mut String, divergence: &Divergence) {
+    if !divergence.registers.is_empty() {
+        let _ = writeln!(page);
+        let _ = writeln!(page, "  registers that it changes, ! where the sides differ:");
+    }
+    for register in &divergence.registers {
+        let sign = if register.differs() { '!' } else { ' ' };
+        let after = if register.differs() {
+            format!("{} on A, {} on B", register.after.a, register.after.b)
+        } else {
+            register.after.a.clone()
+        };
+        let _ = writeln!(page, "  {sign} {:<8} {} -> {after}", register.name, register.before);
+    }
+    if divergence.accesses.a.is_empty() && divergence.accesses.b.is_empty() {
+        return;
+    }
+    let _ = writeln!(page);
+    let _ = writeln!(page, "  its accesses to memory, - on A, + on B:");
+    let sides = Pair::of(|side| {
+        let lines = divergence.accesses.get(side).iter().map(|access| {
+            let value = access.value.as_ref().map_or_else(String::new, |value| format!(", value {value}"));
+            format!("{:<5} {} bytes at {}{value}\n", access.kind, access.size, access.address)
+        });
+        lines.collect::<String>()
+    });
+    difference(page, &sides);
+}
+
+/// Lines that one side has, the other, or both.
+fn difference(page: &mut String, sides: &Pair<String>) {
     for change in TextDiff::from_lines(&sides.a, &sides.b).iter_all_changes() {
         let sign = match change.tag() {
             ChangeTag::Delete => '-',

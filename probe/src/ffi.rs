@@ -23,6 +23,9 @@
 
 #![allow(unsafe_code)]
 
+mod memory;
+mod registers;
+
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::os::fd::{AsRawFd, FromRawFd};
@@ -32,19 +35,23 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 use std::time::Duration;
 
+use trace::access::Accesses;
 use trace::block::{Block, Code, Entry};
-
 use trace::codec;
 use trace::message::{API, Asked, Standing};
 use trace::recent::Recent;
 
+use self::memory::{Telling, Watching};
+use self::registers::Registers;
 use crate::dying;
+use crate::look::State;
 use crate::session::{Session, Trouble};
 
 type PluginId = u64;
 type Handle = *mut c_void;
 
 const CB_NO_REGS: c_int = 0;
+const CB_R_REGS: c_int = 1;
 const INLINE_ADD_U64: c_int = 0;
 const INLINE_STORE_U64: c_int = 1;
 
@@ -169,6 +176,7 @@ struct Qemu {
     counting: Counting,
     scoreboard_new: Option<extern "C" fn(usize) -> Handle>,
     register_insn_exec: extern "C" fn(Handle, extern "C" fn(c_uint, *mut c_void), c_int, *mut c_void),
+    watching: Watching,
 }
 
 /// The probe's state: set up by `qemu_plugin_install`, then used by one callback at a time.
@@ -179,6 +187,8 @@ struct Probe {
     /// The instructions of the block that is being translated.
     code: Code,
     handles: Vec<Handle>,
+    /// Where they are read.
+    registers: Option<Registers>,
     dead: bool,
 }
 
@@ -191,6 +201,11 @@ struct Hot {
     /// How many starts in the running block are taken back.
     taken: u64,
     recent: Recent,
+    accesses: Accesses,
+    /// What QEMU tells of an access.
+    telling: Telling,
+    /// How many instructions may be entered before a block's beginning is looked at; not counted where none is.
+    room: u64,
     /// Whether the counter is a running total (else it is set anew in each block).
     running_total: bool,
 }
@@ -205,6 +220,9 @@ static HOT: Shared<Hot> = Shared(UnsafeCell::new(Hot {
     whole: 0,
     taken: 0,
     recent: Recent::CLOSED,
+    accesses: Accesses::NONE,
+    telling: Telling::Nothing,
+    room: 0,
     running_total: false,
 }));
 /// How often what the guest entered was taken in, for the waking thread.
@@ -290,6 +308,7 @@ impl Qemu {
             counting,
             scoreboard_new: if level < 2 { None } else { Some(function(c"qemu_plugin_scoreboard_new")?) },
             register_insn_exec: function(c"qemu_plugin_register_vcpu_insn_exec_cb")?,
+            watching: Watching::find()?,
         })
     }
 
@@ -367,6 +386,7 @@ impl Probe {
             Trouble::HostGone => unsafe { libc::_exit(3) },
             Trouble::Unaccounted(unaccounted) => self.session.fail(&unaccounted.to_string()),
             Trouble::Protocol(what) => self.session.fail(what),
+            Trouble::Blind(why) => self.session.fail(why),
         }
     }
 }
@@ -447,6 +467,11 @@ extern "C" fn vcpu_init(vcpu: c_uint, _: *mut c_void) {
                 find(probe.scoreboard, vcpu).cast()
             }
         };
+        if probe.session.looking().look().registers {
+            let registers = Registers::find().map_err(Trouble::Blind)?;
+            probe.session.names(registers.names.clone())?;
+            probe.registers = Some(registers);
+        }
         Ok(())
     });
 }
@@ -462,8 +487,32 @@ extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
         }
         let block = session.translated(code);
         let entry = usize::try_from(block.entry().packed()).expect("a 64-bit host");
-        let entered = if hot.running_total { block_entered::<true> } else { block_entered::<false> };
-        (qemu.register_tb_exec)(tb, entered, CB_NO_REGS, std::ptr::without_provenance_mut(entry));
+        let look = session.looking().look();
+        let samples = look.spacing > 0 || look.closely.is_some();
+        let entered = match (hot.running_total, samples) {
+            (true, true) => block_entered::<true, true>,
+            (true, false) => block_entered::<true, false>,
+            (false, true) => block_entered::<false, true>,
+            (false, false) => block_entered::<false, false>,
+        };
+        // Where a block begins, its registers are in memory in any case.
+        let flags = if look.registers { CB_R_REGS } else { CB_NO_REGS };
+        (qemu.register_tb_exec)(tb, entered, flags, std::ptr::without_provenance_mut(entry));
+        let (stores, loads) = (look.stores, look.loads);
+        for (&insn, number) in handles.iter().zip(0..) {
+            if stores {
+                qemu.watching.watch(insn, number, true);
+            }
+            if loads {
+                qemu.watching.watch(insn, number, false);
+            }
+        }
+        if look.inside.contains(&block.begin()) {
+            for (&insn, number) in handles.iter().zip(0_usize..).skip(1) {
+                let number = std::ptr::without_provenance_mut(number);
+                (qemu.register_insn_exec)(insn, insn_inside, flags, number);
+            }
+        }
         for (&mark, number) in block.marks().iter().zip(1..) {
             qemu.count(handles[usize::from(mark) - 1], number, probe.scoreboard);
         }
@@ -478,24 +527,44 @@ extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
     });
 }
 
+/// `number`: of the instruction in its block, from 0, which is looked at closely.
+extern "C" fn insn_inside(_: c_uint, number: *mut c_void) {
+    guarded(|probe, hot| {
+        let Probe { session, registers, .. } = probe;
+        // Closely, each block is taken in when it is entered.
+        if !session.looking().is_close() || !hot.recent.entries().is_empty() {
+            return Ok(());
+        }
+        let number = number.addr();
+        let instructions = session.running().map(Block::instructions).unwrap_or_default();
+        let address = instructions.get(number).map_or(0, |instruction| instruction.address);
+        let nothing = State::default();
+        let state = registers.as_mut().map_or(&nothing, Registers::read);
+        session.look_inside(number as u64, address, &hot.accesses, state)
+    });
+}
+
 /// `before`: instructions of the block that are before this one.
 extern "C" fn insn_started(_: c_uint, before: *mut c_void) {
     guarded(|probe, hot| {
-        probe.session.settle(&mut hot.recent)?;
+        probe.session.settle(&mut hot.recent, &mut hot.accesses)?;
         probe.session.started(before.addr() as u64)
     });
 }
 
-/// `TOTAL`: whether the counter is a running total. Nothing on the usual way calls anything, so that it needs no frame:
-/// it is taken for each block of the guest.
-extern "C" fn block_entered<const TOTAL: bool>(_: c_uint, entry: *mut c_void) {
+/// `TOTAL`: whether the counter is a running total; `SAMPLED`: whether blocks' beginnings are looked at. Nothing on the
+/// usual way calls anything, so that it needs no frame: it is taken for each block of the guest.
+extern "C" fn block_entered<const TOTAL: bool, const SAMPLED: bool>(_: c_uint, entry: *mut c_void) {
     let entry = Entry::unpacked(entry.addr() as u64);
     // SAFETY: one user at a time; see the module's invariants.
     let hot = unsafe { &mut *HOT.0.get() };
     // SAFETY: `counter` is null only before the vCPU's init callback, which precedes every block; afterwards it is
     // `TOTAL` or the scoreboard's entry of the only vCPU, which QEMU keeps as long as the plugin.
     let counter = unsafe { &mut *hot.counter };
-    if *counter == hot.whole && hot.recent.push(entry) {
+    if *counter == hot.whole && (!SAMPLED || hot.room > 0) && hot.recent.push(entry) {
+        if SAMPLED {
+            hot.room = hot.room.saturating_sub(entry.count());
+        }
         if TOTAL {
             hot.whole += entry.marks();
         } else {
@@ -507,27 +576,41 @@ extern "C" fn block_entered<const TOTAL: bool>(_: c_uint, entry: *mut c_void) {
     }
 }
 
+/// What is noted is taken in, for the waking thread.
+fn settled() {
+    // One writer: no need of an atomic addition.
+    SETTLED.store(SETTLED.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+}
+
 /// A block is entered where there is more to do than to note it.
 #[cold]
 #[inline(never)]
 extern "C" fn entered(entry: u64) {
     let entry = Entry::unpacked(entry);
     dying::on_the_vcpu();
-    // One writer: no need of an atomic addition.
-    SETTLED.store(SETTLED.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    settled();
     guarded(|probe, hot| {
-        probe.session.settle(&mut hot.recent)?;
-        let started = hot.started(probe.session.running());
-        probe.session.entered(entry.block(), started)?;
+        let Probe { session, registers, .. } = probe;
+        session.settle(&mut hot.recent, &mut hot.accesses)?;
+        let started = hot.started(session.running());
+        session.entered(entry.block(), started, &mut hot.accesses)?;
         hot.begin(entry.marks());
+        let position = session.position();
+        if session.looking().is_due(position) {
+            let nothing = State::default();
+            let state = registers.as_mut().map_or(&nothing, Registers::read);
+            session.look(state)?;
+        }
+        hot.room = session.looking().room(position).saturating_sub(entry.count());
         Ok(())
     });
 }
 
 extern "C" fn exiting(_: *mut c_void) {
     guarded(|probe, hot| {
-        probe.session.settle(&mut hot.recent)?;
-        probe.session.ended(hot.started(probe.session.running()))?;
+        probe.session.settle(&mut hot.recent, &mut hot.accesses)?;
+        let started = hot.started(probe.session.running());
+        probe.session.ended(started, &mut hot.accesses)?;
         probe.dead = true;
         Ok(())
     });
@@ -656,7 +739,7 @@ fn standing(asked: Asked) -> Option<Standing> {
     let session = &mut probe.session;
     if !probe.dead {
         // No credit is waited for here: the host gives what it asks about all that there is.
-        session.settle(&mut hot.recent).ok()?;
+        session.settle(&mut hot.recent, &mut hot.accesses).ok()?;
     }
     let takes_back = match asked {
         Asked::Where => false,
@@ -683,11 +766,23 @@ fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(),
         .map_err(|trouble| format!("the host does not answer: {trouble:?}"))?;
     let scoreboard = qemu.scoreboard_new.map_or(std::ptr::null_mut(), |new| new(size_of::<u64>()));
     let running_total = !matches!(qemu.counting, Counting::Marker { .. });
-    let probe = Probe { qemu, session, scoreboard, code: Code::default(), handles: Vec::new(), dead: false };
+    let look = session.looking().look();
+    let telling = Telling::find(look.values)?;
+    let accesses = if look.stores || look.loads { Accesses::with_room() } else { Accesses::NONE };
+    let probe = Probe {
+        qemu,
+        session,
+        scoreboard,
+        code: Code::default(),
+        handles: Vec::new(),
+        registers: None,
+        dead: false,
+    };
     // SAFETY: no callback is registered yet, so nobody else looks at `PROBE` and `HOT`.
     unsafe {
         *PROBE.0.get() = Some(probe);
-        (*HOT.0.get()).running_total = running_total;
+        let hot = &mut *HOT.0.get();
+        (hot.running_total, hot.accesses, hot.telling) = (running_total, accesses, telling);
     }
     if let Some(asking) = asking {
         answer_from_now_on(asking);

@@ -2,11 +2,14 @@
 
 use std::os::unix::net::UnixStream;
 
+use trace::access::Accesses;
 use trace::block::{Block, Code, Table};
 use trace::codec;
 use trace::message::{FromProbe, PROTOCOL, Standing, ToProbe, Watch};
 use trace::recent::Recent;
 use trace::stream::{Full, Stream, Unaccounted};
+
+use crate::look::{Looking, State};
 
 /// Why the probe can't go on.
 #[derive(Debug)]
@@ -16,6 +19,8 @@ pub(crate) enum Trouble {
     Unaccounted(Unaccounted),
     /// The host said something out of turn.
     Protocol(&'static str),
+    /// QEMU does not tell what is to be looked at.
+    Blind(String),
 }
 
 impl From<codec::Error> for Trouble {
@@ -40,6 +45,7 @@ pub(crate) struct Session {
     watch: Watch,
     seen: u64,
     last: Option<u64>,
+    looking: Looking,
 }
 
 impl Session {
@@ -54,9 +60,10 @@ impl Session {
         let table = Table::of(&target);
         codec::write(&mut host, &FromProbe::Hello { protocol: PROTOCOL, plugin_api, target, system })?;
         match codec::read(&mut host)? {
-            Some(ToProbe::Go { credit, from, watch, keeps }) => {
+            Some(ToProbe::Go { credit, from, watch, keeps, look }) => {
                 let stream = Stream::at(from, keeps as usize);
-                Ok(Session { host, table, stream, credit, watch, seen: 0, last: None })
+                let looking = Looking::new(look);
+                Ok(Session { host, table, stream, credit, watch, seen: 0, last: None, looking })
             }
             Some(_) => Err(Trouble::Protocol("expected Go")),
             None => Err(Trouble::HostGone),
@@ -115,17 +122,29 @@ impl Session {
         self.stream.running()
     }
 
-    /// `block` is entered; all before is settled.
-    pub(crate) fn entered(&mut self, block: u32, started: u64) -> Result<(), Trouble> {
-        match self.stream.enter(self.table.get(block), started)? {
+    /// `block` is entered; all before is settled, and these accesses are the running block's.
+    pub(crate) fn entered(
+        &mut self,
+        block: u32,
+        started: u64,
+        accesses: &mut Accesses,
+    ) -> Result<(), Trouble> {
+        let before = self.stream.end().position;
+        let block = self.table.get(block);
+        // What an instruction did that starts again does not count.
+        let made = if self.looking.is_close() { accesses.noted().to_vec() } else { Vec::new() };
+        let full = self.stream.enter(block, started, accesses)?;
+        self.looking.made(before, self.stream.end().position, &made);
+        self.looking.entered();
+        match full {
             Some(full) => self.chunk(full),
             None => Ok(()),
         }
     }
 
     /// Takes in what is noted, and has more be noted.
-    pub(crate) fn settle(&mut self, recent: &mut Recent) -> Result<(), Trouble> {
-        let full = self.stream.settle(&self.table, recent.entries());
+    pub(crate) fn settle(&mut self, recent: &mut Recent, accesses: &mut Accesses) -> Result<(), Trouble> {
+        let full = self.stream.settle(&self.table, recent.entries(), accesses);
         recent.open();
         match full {
             Some(full) => self.chunk(full),
@@ -133,13 +152,60 @@ impl Session {
         }
     }
 
-    /// The run is over, and all is settled: says so and serves questions until the host lets go.
-    pub(crate) fn ended(&mut self, started: u64) -> Result<(), Trouble> {
-        if let Some(full) = self.stream.finish(started)? {
-            self.say(&FromProbe::Chunk { index: full.index, digest: full.digest })?;
+    /// At what is looked beside the instructions.
+    pub(crate) fn looking(&self) -> &Looking {
+        &self.looking
+    }
+
+    /// Where the running block begins.
+    pub(crate) fn position(&self) -> u64 {
+        self.stream.end().position
+    }
+
+    /// The names of the registers that are read.
+    pub(crate) fn names(&mut self, names: Vec<String>) -> Result<(), Trouble> {
+        self.say(&FromProbe::Registers(names))
+    }
+
+    /// The running block begins, and all is like this.
+    pub(crate) fn look(&mut self, state: &State) -> Result<(), Trouble> {
+        let address = self.stream.running().map_or(0, Block::begin);
+        self.looking.take(self.stream.end().position, address, self.stream.memory(), state);
+        self.steps()
+    }
+
+    /// The instruction that is `number` instructions into the running block comes next; these accesses are that block's.
+    pub(crate) fn look_inside(
+        &mut self,
+        number: u64,
+        address: u64,
+        accesses: &Accesses,
+        state: &State,
+    ) -> Result<(), Trouble> {
+        let begin = self.stream.end().position;
+        self.looking.made(begin, begin + number, accesses.noted());
+        self.looking.step(begin + number, address, false, state);
+        self.steps()
+    }
+
+    fn steps(&mut self) -> Result<(), Trouble> {
+        match self.looking.steps() {
+            Some(steps) => self.say(&FromProbe::Steps(steps)),
+            None => Ok(()),
         }
-        let end = self.stream.end();
-        self.say(&FromProbe::End { position: end.position, digest: end.digest })?;
+    }
+
+    /// The run is over, and all is settled: says so and serves questions until the host lets go.
+    pub(crate) fn ended(&mut self, started: u64, accesses: &mut Accesses) -> Result<(), Trouble> {
+        let full = self.stream.finish(started, accesses)?;
+        self.looking.end();
+        self.steps()?;
+        if let Some(Full { index, digest, memory }) = full {
+            let samples = self.looking.samples();
+            self.say(&FromProbe::Chunk { index, digest, memory, samples })?;
+        }
+        let (end, memory, samples) = (self.stream.end(), self.stream.memory(), self.looking.last_samples());
+        self.say(&FromProbe::End { position: end.position, digest: end.digest, memory, samples })?;
         loop {
             match codec::read(&mut self.host)? {
                 Some(ToProbe::Finish) | None => return Ok(()),
@@ -155,7 +221,9 @@ impl Session {
 
     #[cold]
     fn chunk(&mut self, full: Full) -> Result<(), Trouble> {
-        self.say(&FromProbe::Chunk { index: full.index, digest: full.digest })?;
+        let Full { index, digest, memory } = full;
+        let samples = self.looking.samples();
+        self.say(&FromProbe::Chunk { index, digest, memory, samples })?;
         while full.index + 1 >= self.credit || self.asked()? {
             match codec::read(&mut self.host)? {
                 Some(message) => self.answer(message)?,

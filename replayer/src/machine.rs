@@ -22,7 +22,7 @@ use recorder::account::grouped;
 use serde_json::{Value, json};
 use trace::block::Instruction;
 use trace::codec;
-use trace::message::{Asked, FromProbe, Point, Standing, ToProbe, Watch};
+use trace::message::{Asked, FromProbe, Look, Point, Standing, ToProbe, Watch};
 
 use crate::breaks::{self, Break, Kind};
 use crate::death::Death;
@@ -185,7 +185,7 @@ impl<'a> Machine<'a> {
         let mut run = Run::start(&plan, move |happening| drop(tell.send(happening)))?;
         let controls = run.controls().ok_or_else(|| Error::Probe("it has no controls".to_owned()))?;
         let Controls { monitor, stub, asking } = controls;
-        run.say(&ToProbe::Go { credit: u64::MAX, from: point, watch, keeps: 0 });
+        run.say(&ToProbe::Go { credit: u64::MAX, from: point, watch, keeps: 0, look: Look::default() });
         let up = || -> Result<_, Error> {
             let mut monitor = Monitor::greet(monitor)?;
             let stub = Stub::attach(stub)?;
@@ -291,7 +291,7 @@ impl<'a> Machine<'a> {
                 moved = Instant::now();
                 let told = match happening {
                     Happening::Console(_) => continue,
-                    Happening::Probe(FromProbe::Chunk { index, digest }) => Told::Chunk { index, digest },
+                    Happening::Probe(FromProbe::Chunk { index, digest, .. }) => Told::Chunk { index, digest },
                     Happening::Probe(FromProbe::Found { position }) => Told::Found { position },
                     Happening::Probe(FromProbe::Failure(why)) | Happening::ProbeGone(Some(why)) => {
                         return Err(Error::Probe(why).into());

@@ -16,7 +16,7 @@ use qemu::stub::{self, Stub};
 use recorder::account::grouped;
 use recorder::checkpoint;
 use recorder::reader::{self, Reader};
-use trace::message::{CHUNK, FromProbe, Point, ToProbe, Watch};
+use trace::message::{CHUNK, FromProbe, Look, Point, ToProbe, Watch};
 
 use crate::death::{Death, LastWords};
 use crate::forgotten::hpet;
@@ -230,7 +230,7 @@ pub(crate) fn prove(
     };
     let (tell, come) = channel();
     let (mut run, stub) = start(setting, stretch, move |happening| drop(tell.send(happening)))?;
-    run.say(&ToProbe::Go { credit, from, watch: Watch::default(), keeps: KEPT });
+    run.say(&ToProbe::Go { credit, from, watch: Watch::default(), keeps: KEPT, look: Look::default() });
     let _stub = stub.map(let_go).transpose()?;
     let mut moved = Instant::now();
     let mut asked = false;
@@ -269,7 +269,7 @@ pub(crate) fn prove(
             Happening::Console(bytes) => {
                 console(&bytes)?;
             }
-            Happening::Probe(FromProbe::Chunk { index, digest }) => {
+            Happening::Probe(FromProbe::Chunk { index, digest, .. }) => {
                 moved = Instant::now();
                 let from = index * CHUNK;
                 // Chunks behind the proof have no witness, or one of what ran after the shutdown. A chunk whose

@@ -10,10 +10,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::Memory;
 use crate::block::Instruction;
 
 /// Changes with every change of these messages: a probe and a host of two releases must not talk.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
 
 /// The environment variable in which the host names the level of QEMU's plugin interface, where only QEMU's version
 /// tells it.
@@ -37,10 +38,15 @@ pub enum FromProbe {
         /// System emulation, or one user program.
         system: bool,
     },
-    /// Chunk `index` (from 0) is full; `digest` is that of the whole stream up to its end.
-    Chunk { index: u64, digest: u64 },
-    /// The run has ended after `position` instructions with this digest of the whole stream.
-    End { position: u64, digest: u64 },
+    /// Chunk `index` (from 0) is full; `digest` and `memory` are those of the whole stream up to its end. `samples` are those
+    /// taken since the last message.
+    Chunk { index: u64, digest: u64, memory: Memory, samples: Vec<Sample> },
+    /// The run has ended after `position` instructions with these digests of the whole stream.
+    End { position: u64, digest: u64, memory: Memory, samples: Vec<Sample> },
+    /// The names of the registers that are read, in order; before the first steps.
+    Registers(Vec<String>),
+    /// What the guest did in the stretch that is looked at closely, in order.
+    Steps(Vec<Step>),
     /// The answer to [`ToProbe::Digests`]; `None` where the probe no longer or not yet knows.
     Digests(Option<Vec<u64>>),
     /// The answer to [`ToProbe::Window`]; `None` where the probe no longer or not yet knows.
@@ -58,8 +64,8 @@ pub enum FromProbe {
 pub enum ToProbe {
     /// Run, up to the end of `credit` chunks counted from the start. What QEMU runs begins at `from`, and `watch` says
     /// what to look out for. `keeps`: how many whole chunks are remembered beside the one that it is in, to be asked for; the
-    /// memory for them is not for nothing.
-    Go { credit: u64, from: Point, watch: Watch, keeps: u32 },
+    /// memory for them is not for nothing. `look`: at what else than the instructions.
+    Go { credit: u64, from: Point, watch: Watch, keeps: u32, look: Look },
     /// Run on, up to the end of `credit` chunks counted from the start.
     Credit(u64),
     /// The digests at each position from `from` to `to`, both included.
@@ -89,6 +95,67 @@ pub struct Watch {
     pub addresses: Vec<u64>,
     /// Which of them is wanted, counted from 1: the probe tells when it starts.
     pub until: u64,
+}
+
+/// What is looked at beside the instructions.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Look {
+    pub stores: bool,
+    pub loads: bool,
+    /// Whether accesses count with their values; else with their addresses and sizes.
+    pub values: bool,
+    /// Whether samples tell of registers.
+    pub registers: bool,
+    /// A sample is taken at the first block that begins at a multiple of so many instructions, or behind it; 0: none is.
+    pub spacing: u64,
+    /// In this stretch each block's beginning is a [`Step`].
+    pub closely: Option<Stretch>,
+    /// In blocks that begin at these addresses each instruction is one, there.
+    pub inside: Vec<u64>,
+}
+
+/// Positions from `from` up to, and without, `to`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stretch {
+    pub from: u64,
+    pub to: u64,
+}
+
+/// What all was like at the beginning of a block. Builds cut blocks each in their own way, so one of them may have no
+/// sample where the other has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    pub position: u64,
+    /// A digest of all registers; `None` where they are not read.
+    pub registers: Option<u64>,
+    pub memory: Memory,
+}
+
+/// A place in the stretch that is looked at closely.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    pub position: u64,
+    /// Where the instruction lies that comes next.
+    pub address: u64,
+    /// Whether a block begins here; else an instruction inside of one.
+    pub begins: bool,
+    /// The registers that have another value than at the step before, by their number, with their bytes as QEMU tells
+    /// them to gdb.
+    pub registers: Vec<(u16, Vec<u8>)>,
+    /// The accesses since the step before.
+    pub accesses: Vec<Accessed>,
+}
+
+/// An access to memory, of at most eight bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accessed {
+    /// Of the instruction that makes it.
+    pub position: u64,
+    pub address: u64,
+    pub size: u8,
+    pub is_store: bool,
+    /// 0 where the build does not tell it.
+    pub value: u64,
 }
 
 /// What is said while the guest stands still.

@@ -12,6 +12,7 @@
 
 use std::collections::VecDeque;
 
+use crate::access::{Access, Accesses, Memory};
 use crate::block::{Block, Entry, Instruction, Table};
 use crate::digest::{Step, append};
 use crate::message::{CHUNK, MOST_DIGESTS, Point, Visit, Window};
@@ -52,11 +53,12 @@ impl Chunk {
     }
 }
 
-/// A full chunk: its index from 0 and the digest of the whole stream up to its end.
+/// A full chunk: its index from 0 and the digests of the whole stream up to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full {
     pub index: u64,
     pub digest: u64,
+    pub memory: Memory,
 }
 
 /// More instructions started than the block entered last has: the build does not say every entry.
@@ -66,6 +68,11 @@ pub struct Unaccounted {
     pub address: u64,
     pub count: u32,
     pub started: u64,
+}
+
+/// Of the accesses of one block those that its first `count` instructions made.
+fn of_first(accesses: &[Access], count: u32) -> &[Access] {
+    &accesses[..accesses.partition_point(|access| access.number() < count)]
 }
 
 /// Where the chunk that `position` is in ends.
@@ -79,6 +86,7 @@ pub struct Stream {
     running: Option<&'static Block>,
     position: u64,
     digest: u64,
+    memory: Memory,
     /// The position at which an instruction was left out last, because it started again at once.
     left_out: Option<u64>,
     /// Where the current chunk ends.
@@ -98,6 +106,7 @@ impl Stream {
             running: None,
             position,
             digest,
+            memory: Memory::default(),
             left_out: None,
             boundary: chunk_end(position),
             current: Chunk { first: position, digest, skip: 0, entries: Vec::new() },
@@ -112,29 +121,37 @@ impl Stream {
         Point { position: self.position, digest: self.digest }
     }
 
-    /// Takes in the blocks entered since the last entry, each left at its end but the last, which runs. They have fewer
-    /// instructions than a chunk.
-    pub fn settle(&mut self, table: &Table, recent: &[Entry]) -> Option<Full> {
+    /// Digests of what the instructions that are in the stream for certain did to memory.
+    #[must_use]
+    pub fn memory(&self) -> Memory {
+        self.memory
+    }
+
+    /// Takes in the blocks entered since the last entry, each left at its end but the last, which runs, and the accesses of
+    /// those that are left. They have fewer instructions than a chunk.
+    pub fn settle(&mut self, table: &Table, recent: &[Entry], accesses: &mut Accesses) -> Option<Full> {
         let (last, left) = recent.split_last()?;
-        let mut full = self.running.and_then(|running| self.leave_whole(table, running.id()));
+        let of_running = accesses.before(1);
+        let of_left = &accesses.before(recent.len())[of_running.len()..];
+        let mut full = self.running.and_then(|running| self.take_in(running, running.count(), of_running));
         let count = left.iter().map(|entry| entry.count()).sum::<u64>();
         if self.position + count < self.boundary {
             self.current.entries.extend(left.iter().map(|entry| entry.block()));
             self.position += count;
             self.digest = table.after(self.digest, left);
+            self.memory.take_in(of_left);
         } else {
-            for entry in left {
-                full = self.leave_whole(table, entry.block()).or(full);
+            let mut rest = of_left;
+            for (entry, number) in left.iter().zip(1..) {
+                let (own, behind) = rest.split_at(rest.partition_point(|access| access.entry() <= number));
+                let block = table.get(entry.block());
+                full = self.take_in(block, block.count(), own).or(full);
+                rest = behind;
             }
         }
+        accesses.forget_before(recent.len());
         self.running = Some(table.get(last.block()));
         full
-    }
-
-    /// Appends the block with number `id`.
-    fn leave_whole(&mut self, table: &Table, id: u32) -> Option<Full> {
-        let block = table.get(id);
-        self.take_in(block, block.count())
     }
 
     /// The block that runs.
@@ -175,22 +192,27 @@ impl Stream {
         self.left_out != Some(self.position)
     }
 
-    /// `block` is entered; `started` instructions have started since the entry before.
+    /// `block` is entered; `started` instructions have started since the entry before, and made these accesses.
     ///
     /// # Errors
     /// Where the entry before does not account for `started`.
-    pub fn enter(&mut self, block: &'static Block, started: u64) -> Result<Option<Full>, Unaccounted> {
+    pub fn enter(
+        &mut self,
+        block: &'static Block,
+        started: u64,
+        accesses: &mut Accesses,
+    ) -> Result<Option<Full>, Unaccounted> {
         let Some(before) = self.running.replace(block) else { return Ok(None) };
-        self.leave(before, started, block.identities().first().copied())
+        self.leave(before, started, block.identities().first().copied(), accesses)
     }
 
-    /// The run is over; `started` instructions have started since the last entry.
+    /// The run is over; `started` instructions have started since the last entry, and made these accesses.
     ///
     /// # Errors
     /// Where the last entry does not account for `started`.
-    pub fn finish(&mut self, started: u64) -> Result<Option<Full>, Unaccounted> {
+    pub fn finish(&mut self, started: u64, accesses: &mut Accesses) -> Result<Option<Full>, Unaccounted> {
         match self.running.take() {
-            Some(before) => self.leave(before, started, None),
+            Some(before) => self.leave(before, started, None, accesses),
             None => Ok(None),
         }
     }
@@ -200,6 +222,7 @@ impl Stream {
         block: &'static Block,
         started: u64,
         next: Option<u64>,
+        accesses: &mut Accesses,
     ) -> Result<Option<Full>, Unaccounted> {
         let identities = block.identities();
         let mut ran = match u32::try_from(started) {
@@ -213,21 +236,26 @@ impl Stream {
             ran -= 1;
             self.left_out = Some(self.position + u64::from(ran));
         }
-        Ok(if ran == 0 { None } else { self.take_in(block, ran) })
+        let full = if ran == 0 { None } else { self.take_in(block, ran, of_first(accesses.noted(), ran)) };
+        accesses.clear();
+        Ok(full)
     }
 
-    /// Appends the first `ran` instructions of `block`.
-    fn take_in(&mut self, block: &'static Block, ran: u32) -> Option<Full> {
+    /// Appends the first `ran` instructions of `block`, and the accesses that they made.
+    fn take_in(&mut self, block: &'static Block, ran: u32, accesses: &[Access]) -> Option<Full> {
         let identities = block.identities();
         let end = self.position + u64::from(ran);
         let mut full = None;
-        let mut rest = &identities[..ran as usize];
+        let (mut rest, mut made) = (&identities[..ran as usize], accesses);
         self.current.push(block.id(), block.count(), ran);
         if end >= self.boundary {
             let (inside, after) =
                 rest.split_at(usize::try_from(self.boundary - self.position).unwrap_or(usize::MAX));
             self.digest = Step::over(inside).after(self.digest);
-            full = Some(Full { index: self.boundary / CHUNK - 1, digest: self.digest });
+            let before = of_first(made, ran - u32::try_from(after.len()).unwrap_or(ran));
+            self.memory.take_in(before);
+            made = &made[before.len()..];
+            full = Some(Full { index: self.boundary / CHUNK - 1, digest: self.digest, memory: self.memory });
             self.turn();
             if !after.is_empty() {
                 self.current.push(block.id(), block.count(), ran);
@@ -236,6 +264,7 @@ impl Stream {
             rest = after;
         }
         self.digest = Step::over(rest).after(self.digest);
+        self.memory.take_in(made);
         self.position = end;
         full
     }
@@ -315,6 +344,7 @@ impl Stream {
 #[allow(clippy::cast_possible_truncation, reason = "64-bit hosts only")]
 mod tests {
     use super::*;
+    use crate::access::Tag;
     use crate::digest::identity;
     use proptest::prelude::*;
 
@@ -322,6 +352,10 @@ mod tests {
         let instructions: Vec<_> =
             addresses.iter().map(|&address| Instruction { address, bytes: vec![0x90] }).collect();
         table.intern(&instructions.iter().collect())
+    }
+
+    fn none() -> Accesses {
+        Accesses::default()
     }
 
     fn plain(addresses: &[u64]) -> u64 {
@@ -343,9 +377,9 @@ mod tests {
     fn a_fault_in_the_middle_counts_what_started() {
         let (mut table, mut stream) = (Table::of(""), Stream::at(Point::START, 2));
         let (a, handler) = (block(&mut table, &[1, 2, 3, 4]), block(&mut table, &[100, 101]));
-        stream.enter(a, 0).unwrap();
-        stream.enter(handler, 3).unwrap();
-        stream.finish(2).unwrap();
+        stream.enter(a, 0, &mut none()).unwrap();
+        stream.enter(handler, 3, &mut none()).unwrap();
+        stream.finish(2, &mut none()).unwrap();
         assert_eq!(stream.end(), Point { position: 5, digest: plain(&[1, 2, 3, 100, 101]) });
     }
 
@@ -354,10 +388,10 @@ mod tests {
         let (mut table, mut stream) = (Table::of(""), Stream::at(Point::START, 2));
         let (a, again, rest) =
             (block(&mut table, &[1, 2, 3, 4]), block(&mut table, &[2]), block(&mut table, &[3, 4]));
-        stream.enter(a, 0).unwrap();
-        stream.enter(again, 2).unwrap();
-        stream.enter(rest, 1).unwrap();
-        stream.finish(2).unwrap();
+        stream.enter(a, 0, &mut none()).unwrap();
+        stream.enter(again, 2, &mut none()).unwrap();
+        stream.enter(rest, 1, &mut none()).unwrap();
+        stream.finish(2, &mut none()).unwrap();
         assert_eq!(stream.end(), Point { position: 4, digest: plain(&[1, 2, 3, 4]) });
     }
 
@@ -367,13 +401,13 @@ mod tests {
             let (mut table, mut stream) = (Table::of(""), Stream::at(Point::START, 2));
             let (block_of_it, again, rest) =
                 (block(&mut table, first), block(&mut table, &[2]), block(&mut table, &[3]));
-            stream.enter(block_of_it, 0).unwrap();
+            stream.enter(block_of_it, 0, &mut none()).unwrap();
             // A watchpoint's second start of the instruction at 2, which as a block's last is in the stream by then.
-            stream.enter(again, 2).unwrap();
+            stream.enter(again, 2, &mut none()).unwrap();
             assert_eq!(stream.is_again(), !left_out);
             let started = u64::from(left_out);
-            stream.enter(rest, started).unwrap();
-            stream.finish(1).unwrap();
+            stream.enter(rest, started, &mut none()).unwrap();
+            stream.finish(1, &mut none()).unwrap();
             assert_eq!(stream.end(), Point { position: 3, digest: plain(&[1, 2, 3]) });
         }
     }
@@ -382,10 +416,10 @@ mod tests {
     fn a_loop_of_one_instruction_counts_each_time() {
         let (mut table, mut stream) = (Table::of(""), Stream::at(Point::START, 2));
         let a = block(&mut table, &[7]);
-        stream.enter(a, 0).unwrap();
-        stream.enter(a, 1).unwrap();
-        stream.enter(a, 1).unwrap();
-        stream.finish(1).unwrap();
+        stream.enter(a, 0, &mut none()).unwrap();
+        stream.enter(a, 1, &mut none()).unwrap();
+        stream.enter(a, 1, &mut none()).unwrap();
+        stream.finish(1, &mut none()).unwrap();
         assert_eq!(stream.end(), Point { position: 3, digest: plain(&[7, 7, 7]) });
     }
 
@@ -393,8 +427,8 @@ mod tests {
     fn more_starts_than_instructions_is_an_error() {
         let (mut table, mut stream) = (Table::of(""), Stream::at(Point::START, 2));
         let a = block(&mut table, &[7, 8]);
-        stream.enter(a, 0).unwrap();
-        assert_eq!(stream.enter(a, 3), Err(Unaccounted { address: 7, count: 2, started: 3 }));
+        stream.enter(a, 0, &mut none()).unwrap();
+        assert_eq!(stream.enter(a, 3, &mut none()), Err(Unaccounted { address: 7, count: 2, started: 3 }));
     }
 
     #[test]
@@ -404,7 +438,7 @@ mod tests {
         let mut whole = Stream::at(Point::START, 2);
         let mut later: Option<Stream> = None;
         let mut fulls = (Vec::new(), Vec::new());
-        whole.enter(a, 0).unwrap();
+        whole.enter(a, 0, &mut none()).unwrap();
         for turn in 0..CHUNK / 3 {
             let (next, before) = if turn % 2 == 0 { (b, a) } else { (a, b) };
             if turn == 1000 {
@@ -413,10 +447,10 @@ mod tests {
                 assert_eq!(unfinished, None);
                 later = Some(Stream::at(point, 2));
             }
-            fulls.0.extend(whole.enter(next, before.count().into()).unwrap());
+            fulls.0.extend(whole.enter(next, before.count().into(), &mut none()).unwrap());
             if let Some(later) = &mut later {
                 let started = if turn == 1000 { 0 } else { before.count().into() };
-                fulls.1.extend(later.enter(next, started).unwrap());
+                fulls.1.extend(later.enter(next, started, &mut none()).unwrap());
             }
         }
         let later = later.unwrap();
@@ -437,7 +471,7 @@ mod tests {
         let a = block(&mut table, &[1, 2, 3]);
         let mut stream = Stream::at(Point::START, 2);
         assert_eq!(stream.standing(0), (Point::START, None));
-        stream.enter(a, 0).unwrap();
+        stream.enter(a, 0, &mut none()).unwrap();
         assert_eq!(stream.standing(0), (Point::START, None));
         let two = Point { position: 2, digest: plain(&[1, 2]) };
         assert_eq!(stream.standing(2), (two, Some(Instruction { address: 2, bytes: vec![0x90] })));
@@ -458,7 +492,7 @@ mod tests {
             let address = |position: usize| 0x1000 + position as u64 % period;
             let mut streams = Vec::new();
             for (cuts, batched) in [(cuts_a, false), (cuts_b, true)] {
-                let (mut recent, mut whole) = (Vec::new(), false);
+                let (mut recent, mut whole, mut accesses) = (Vec::new(), false, Accesses::with_room());
                 let (mut table, mut stream, mut fulls) = (Table::of(""), Stream::at(Point::START, 2), Vec::new());
                 let (mut position, mut started) = (0usize, 0u64);
                 for (count, lost) in cuts.into_iter().cycle() {
@@ -474,9 +508,20 @@ mod tests {
                         let (at, running) = stream.ahead(&table, &recent);
                         prop_assert_eq!((at, running.map(Block::id)), (position as u64, Some(entered.id())));
                     } else {
-                        fulls.extend(stream.settle(&table, &recent));
+                        fulls.extend(stream.settle(&table, &recent, &mut accesses));
                         recent.clear();
-                        fulls.extend(stream.enter(entered, started).unwrap());
+                        fulls.extend(stream.enter(entered, started, &mut accesses).unwrap());
+                    }
+                    // Every third instruction writes, every fourth reads.
+                    for (number, at) in (0..).zip(position..position + ran) {
+                        for (is_store, every) in [(true, 3), (false, 4)] {
+                            if at % every == 0 {
+                                let (tag, at) = (Tag::of(number, is_store), at as u64);
+                                while !accesses.push(Access::new(tag, recent.len(), 8 * at, 3, at)) {
+                                    accesses.grow();
+                                }
+                            }
+                        }
                     }
                     let noted = recent.iter().rev().skip(1).map(|entry: &Entry| entry.count()).sum::<u64>();
                     let left = if recent.is_empty() { 0 } else { stream.running().map_or(0, |b| b.count().into()) };
@@ -485,15 +530,16 @@ mod tests {
                     started = ran as u64;
                     position += ran;
                 }
-                fulls.extend(stream.settle(&table, &recent));
-                fulls.extend(stream.finish(started).unwrap());
+                fulls.extend(stream.settle(&table, &recent, &mut accesses));
+                fulls.extend(stream.finish(started, &mut accesses).unwrap());
                 streams.push((stream, table, fulls));
             }
             let (a, table_a, fulls_a) = &streams[0];
             let (b, table_b, fulls_b) = &streams[1];
             prop_assert_eq!(fulls_a.len(), 2);
             prop_assert_eq!(fulls_a, fulls_b);
-            prop_assert_eq!(a.end(), b.end());
+            prop_assert_eq!((a.end(), a.memory()), (b.end(), b.memory()));
+            prop_assert_ne!(a.memory().loads, 0);
             prop_assert_eq!(a.end().position, length as u64);
             for index in 0..3 {
                 let window_a = expand(&a.window(table_a, index).unwrap());

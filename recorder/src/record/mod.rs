@@ -19,7 +19,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use qemu::arguments::{Arguments, Refusal, Time};
 use qemu::build::Build;
 use qemu::run::{self, Happening, Plan, Run, Typing};
-use trace::message::{CHUNK, Point, ToProbe, Watch};
+use trace::message::{CHUNK, Look, Point, ToProbe, Watch};
 
 use crate::format::Kind;
 use crate::frame::Frame;
@@ -163,7 +163,13 @@ pub fn record(request: Request, show: &mut Show) -> Result<Recorded, Error> {
         std::thread::spawn(move || read_typed(typed, &tell));
     }
     // What is asked for at the end reaches back by less than a chunk.
-    run.say(&ToProbe::Go { credit: u64::MAX, from: Point::START, watch: Watch::default(), keeps: 2 });
+    run.say(&ToProbe::Go {
+        credit: u64::MAX,
+        from: Point::START,
+        watch: Watch::default(),
+        keeps: 2,
+        look: Look::default(),
+    });
     let has_witness = request.probe.is_some();
     let mut session = Session::new(writer, run, has_witness, request.limits, request.script, waiting);
     session.follow(request.interrupts, show, &come);

@@ -200,7 +200,7 @@ impl Session {
                     self.flush();
                 }
             }
-            Come::Run(Happening::Probe(FromProbe::Chunk { index, digest })) => {
+            Come::Run(Happening::Probe(FromProbe::Chunk { index, digest, .. })) => {
                 if index != self.chunks {
                     self.cut = Some(format!("the probe left out chunk {}", self.chunks));
                     return;

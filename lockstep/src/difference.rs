@@ -1,0 +1,216 @@
+//! What differs first between two stretches that were looked at closely. A pure function of what the probes told.
+//!
+//! Each side tells its steps: where its blocks begin, with the registers there, and what the instructions between did to
+//! memory. Builds cut blocks differently, so only positions that both have a step at are compared.
+
+use trace::message::{Accessed, Step, Stretch};
+
+use crate::comparator::{Pair, Side};
+
+/// What is different.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// Another instruction comes next.
+    Flow,
+    /// An access; `None` where a side has none.
+    Access(Pair<Option<Accessed>>),
+    /// Registers only.
+    Registers,
+}
+
+/// The first difference, and what was the same before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// All is equal before the instruction at `from`; before that at `to` it is not.
+    pub from: u64,
+    pub to: u64,
+    pub what: What,
+    /// The registers at `from`, and at `to` on both sides, in the order of their names.
+    pub before: Vec<Vec<u8>>,
+    pub after: Pair<Vec<Vec<u8>>>,
+    /// What the instructions in between did to memory.
+    pub accesses: Pair<Vec<Accessed>>,
+}
+
+/// What comparing came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Compared {
+    /// Nothing differs as far as both go.
+    Same,
+    /// Both differ where they begin.
+    Before,
+    /// Here.
+    Found(Box<Difference>),
+}
+
+/// One side's steps, as they are gone through.
+struct Track<'s> {
+    steps: std::slice::Iter<'s, Step>,
+    registers: Vec<Vec<u8>>,
+    accesses: Vec<Accessed>,
+    at: Option<(u64, u64)>,
+}
+
+impl<'s> Track<'s> {
+    fn of(steps: &'s [Step]) -> Self {
+        Track { steps: steps.iter(), registers: Vec::new(), accesses: Vec::new(), at: None }
+    }
+
+    /// Goes on to the next step; gives back whether there is one.
+    fn go_on(&mut self) -> bool {
+        let Some(step) = self.steps.next() else { return false };
+        for (number, bytes) in &step.registers {
+            let number = usize::from(*number);
+            if self.registers.len() <= number {
+                self.registers.resize(number + 1, Vec::new());
+            }
+            self.registers[number].clone_from(bytes);
+        }
+        self.accesses.extend(&step.accesses);
+        self.at = Some((step.position, step.address));
+        true
+    }
+}
+
+/// The first difference in `stretch`.
+#[must_use]
+pub fn first(steps: &Pair<Vec<Step>>, stretch: Stretch) -> Compared {
+    let (mut a, mut b) = (Track::of(&steps.a), Track::of(&steps.b));
+    let mut before: Option<(u64, Vec<Vec<u8>>)> = None;
+    if !a.go_on() || !b.go_on() {
+        return Compared::Same;
+    }
+    loop {
+        let (Some((at, address)), Some((other, other_address))) = (a.at, b.at) else { return Compared::Same };
+        if at != other {
+            let behind = if at < other { &mut a } else { &mut b };
+            if !behind.go_on() {
+                return Compared::Same;
+            }
+            continue;
+        }
+        let access = first_access(&a.accesses, &b.accesses);
+        // What ends the stretch may be entered again, on one side only.
+        let registers = at >= stretch.to || a.registers == b.registers;
+        let flow = address == other_address;
+        if access.is_some() || !registers || !flow {
+            let what = match access {
+                Some(pair) => What::Access(pair),
+                None if !flow => What::Flow,
+                None => What::Registers,
+            };
+            let Some((from, before)) = before else { return Compared::Before };
+            let after = Pair { a: a.registers, b: b.registers };
+            let accesses = Pair { a: a.accesses, b: b.accesses };
+            return Compared::Found(Box::new(Difference { from, to: at, what, before, after, accesses }));
+        }
+        before = Some((at, a.registers.clone()));
+        a.accesses.clear();
+        b.accesses.clear();
+        if !a.go_on() || !b.go_on() {
+            return Compared::Same;
+        }
+    }
+}
+
+/// The first accesses of two lists that differ.
+fn first_access(a: &[Accessed], b: &[Accessed]) -> Option<Pair<Option<Accessed>>> {
+    let place = a.iter().zip(b).position(|(a, b)| a != b);
+    let place = place.or((a.len() != b.len()).then(|| a.len().min(b.len())))?;
+    let mut pair = Pair { a: a.get(place).copied(), b: b.get(place).copied() };
+    // Where one side has an access more, that is the one that the other does not have.
+    if let (Some(ours), Some(theirs)) = (pair.a, pair.b)
+        && ours.position != theirs.position
+    {
+        let later = if ours.position > theirs.position { Side::A } else { Side::B };
+        *pair.get_mut(later) = None;
+    }
+    Some(pair)
+}
+
+impl Difference {
+    /// The registers that differ at its end, by their number.
+    #[must_use]
+    pub fn registers(&self) -> Vec<usize> {
+        let count = self.after.a.len().max(self.after.b.len());
+        (0..count).filter(|&number| self.after.a.get(number) != self.after.b.get(number)).collect()
+    }
+
+    /// The position of the first access that differs.
+    #[must_use]
+    pub fn access(&self) -> Option<u64> {
+        let What::Access(pair) = self.what else { return None };
+        [pair.a, pair.b].into_iter().flatten().map(|access| access.position).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: Stretch = Stretch { from: 0, to: 1000 };
+
+    fn step(position: u64, value: u8, accesses: &[(u64, u64)]) -> Step {
+        let access = |&(position, value): &(u64, u64)| Accessed {
+            position,
+            address: 0x5000,
+            size: 8,
+            is_store: true,
+            value,
+        };
+        Step {
+            position,
+            address: 0x1000 + position,
+            begins: true,
+            registers: vec![(0, vec![value])],
+            accesses: accesses.iter().map(access).collect(),
+        }
+    }
+
+    fn found(a: Vec<Step>, b: Vec<Step>) -> Difference {
+        match first(&Pair { a, b }, ALL) {
+            Compared::Found(difference) => *difference,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn equal_steps_are_the_same_however_blocks_are_cut() {
+        let a = vec![step(10, 1, &[]), step(14, 2, &[(11, 7)]), step(20, 3, &[(15, 8)])];
+        let b = vec![step(10, 1, &[]), step(12, 9, &[(11, 7)]), step(20, 3, &[(15, 8)]), step(30, 4, &[])];
+        assert_eq!(first(&Pair { a, b }, ALL), Compared::Same);
+    }
+
+    #[test]
+    fn a_register_differs_behind_the_last_place_where_all_was_equal() {
+        let a = vec![step(10, 1, &[]), step(14, 2, &[]), step(20, 3, &[])];
+        let b = vec![step(10, 1, &[]), step(14, 2, &[]), step(20, 4, &[])];
+        let difference = found(a, b);
+        assert_eq!((difference.from, difference.to, difference.what), (14, 20, What::Registers));
+        assert_eq!((difference.registers(), difference.before), (vec![0], vec![vec![2]]));
+    }
+
+    #[test]
+    fn an_access_that_one_side_has_not_is_told_alone() {
+        let a = vec![step(10, 1, &[]), step(20, 3, &[(12, 7), (13, 8)])];
+        let b = vec![step(10, 1, &[]), step(20, 3, &[(13, 8)])];
+        let difference = found(a, b);
+        assert!(matches!(difference.what, What::Access(Pair { a: Some(_), b: None })), "{difference:?}");
+        assert_eq!(difference.access(), Some(12));
+    }
+
+    #[test]
+    fn registers_do_not_count_where_the_stretch_ends_but_what_came_before_does() {
+        let steps = |value, stored| vec![step(990, 1, &[]), step(1003, value, &[(991, stored)])];
+        assert_eq!(first(&Pair { a: steps(1, 5), b: steps(2, 5) }, ALL), Compared::Same);
+        assert_eq!(found(steps(1, 5), steps(1, 6)).access(), Some(991));
+    }
+
+    #[test]
+    fn two_that_differ_from_the_beginning_part_before() {
+        assert_eq!(
+            first(&Pair { a: vec![step(10, 1, &[])], b: vec![step(10, 2, &[])] }, ALL),
+            Compared::Before
+        );
+    }
+}

@@ -1,0 +1,80 @@
+//! What two runs are started with: the command lines of both, and what drives them.
+
+use std::path::PathBuf;
+
+use qemu::arguments::Arguments;
+use replayer::source::Source;
+
+use crate::comparator::{Pair, Side};
+use crate::ride::{Driven, Error, Request};
+
+/// What the two runs are started with.
+pub(crate) struct Drive {
+    pub lines: Pair<Vec<String>>,
+    pub folders: Pair<PathBuf>,
+    /// The same as the report shows it.
+    pub shown: Pair<Vec<String>>,
+    /// None, one for both, or one each.
+    pub sources: Vec<Source>,
+    pub least: u64,
+    pub compares_console: bool,
+}
+
+impl Drive {
+    pub fn of(request: &mut Request) -> Result<Self, Error> {
+        let given = request.arguments.map(<[String]>::to_vec);
+        let here = std::env::current_dir;
+        let mut shown = None;
+        let (sources, least, recorded) = match &mut request.driven {
+            Driven::Live => (Vec::new(), 0, Vec::new()),
+            Driven::Recording(recording) => {
+                let source = Source::unpack(recording, given.as_deref(), None)?;
+                (vec![source], recording.ending.instructions(), recording.manifest.arguments.clone())
+            }
+            Driven::Recordings(Pair { a, b }) => {
+                let recorded = a.manifest.arguments.clone();
+                shown = Some(Pair { a: recorded.clone(), b: b.manifest.arguments.clone() });
+                (vec![Source::unpack(a, None, None)?, Source::unpack(b, None, None)?], 0, recorded)
+            }
+        };
+        let folder = |side| source_of(&sources, side).map_or_else(here, |source| Ok(source.folder.clone()));
+        let folders = Pair { a: folder(Side::A)?, b: folder(Side::B)? };
+        let mut lines = Pair { a: Vec::new(), b: Vec::new() };
+        let mut compares_console = true;
+        for side in [Side::A, Side::B] {
+            let extra = *request.extra.get(side);
+            let mut all = given.clone().unwrap_or_else(|| recorded.clone());
+            all.extend_from_slice(extra);
+            let parsed = Arguments::parse(&all);
+            // A monitor prints QEMU's version.
+            compares_console &=
+                parsed.value("monitor") != Some("stdio") && parsed.value("qmp") != Some("stdio");
+            *lines.get_mut(side) = if let Some(source) = source_of(&sources, side) {
+                // For its refusals: the recorded line is taken as it is.
+                parsed.comparable().map_err(|refusal| Error::Refused(side, refusal))?;
+                source.line.iter().chain(extra).cloned().collect()
+            } else {
+                parsed.deterministic().map_err(|refusal| Error::Refused(side, refusal))?.line
+            };
+        }
+        let shown = shown.unwrap_or_else(|| lines.clone());
+        Ok(Drive { lines, shown, folders, sources, least, compares_console })
+    }
+
+    pub fn driven_by(&self) -> &'static str {
+        match self.sources.len() {
+            0 => "live",
+            1 => "recording",
+            _ => "recordings",
+        }
+    }
+}
+
+/// What a side is driven by: its own recording, or the one for both.
+pub(crate) fn source_of(sources: &[Source], side: Side) -> Option<&Source> {
+    let own = match side {
+        Side::A => 0,
+        Side::B => 1,
+    };
+    sources.get(own).or(sources.first())
+}

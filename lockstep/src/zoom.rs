@@ -1,0 +1,180 @@
+//! From the place where a sweep saw two runs part to the first instruction whose effect differs.
+//!
+//! Both run once more, as in the sweep: what QEMU generates is the same, only the probes look more often, at each block's
+//! beginning in the stretch between the last place where all was equal and the first where it was not. That gives the
+//! block. Then a third time, with each instruction of that block looked at: this changes the block's code, and so may hide
+//! what is wrong with it. Where it does, the block is what is known for certain, and its instruction is reasoned out.
+
+use std::collections::BTreeSet;
+
+use trace::message::{CHUNK, FromProbe, Look, Stretch, Window};
+
+use crate::comparator::{Order, Pair, Parted, Side};
+use crate::depth;
+use crate::difference::{Compared, Difference, first};
+use crate::drive::Drive;
+use crate::ride::{Request, Ride, Trouble};
+
+/// What it takes to run both once more.
+pub(crate) struct Again<'a, 'r> {
+    pub request: &'a Request<'r>,
+    pub drive: &'a Drive,
+    /// What the sweep looked at.
+    pub look: &'a Look,
+    /// Of their plugin interfaces.
+    pub levels: Pair<i32>,
+}
+
+/// Where two runs part.
+pub(crate) struct Zoomed {
+    pub difference: Difference,
+    /// What was seen of each instruction, where that shows a difference too.
+    pub inside: Option<Difference>,
+    /// The names of the registers.
+    pub names: Vec<String>,
+    /// Whether accesses are known with their values.
+    pub values: bool,
+    /// The instructions around.
+    pub windows: Pair<Vec<Window>>,
+}
+
+/// What one close look saw.
+struct Close {
+    compared: Compared,
+    names: Vec<String>,
+    windows: Pair<Vec<Window>>,
+}
+
+/// How often the chunks before are looked at where all differs from the beginning.
+const BACK: u64 = 4;
+
+/// Looks closely at where two runs part. `at`: the position of the first instruction that is another one, where that is
+/// known. `None`: where it does not show again.
+///
+/// # Errors
+/// Where a run fails, or the guest is not deterministic.
+pub(crate) fn zoom(again: &Again, parted: Parted, at: Option<u64>) -> Result<Option<Zoomed>, Trouble> {
+    let mut parted = parted;
+    let mut look = again.look.clone();
+    for back in 0..BACK {
+        let to = at.map_or(parted.before, |at| at.min(parted.before)) + 1;
+        let close = closely(again, &look, Stretch { from: parted.after, to }, Pair::default())?;
+        match close.compared {
+            Compared::Found(difference) => {
+                return inside(again, &look, *difference, close.names, close.windows).map(Some);
+            }
+            // They have parted before: registers were not looked at, or not often enough.
+            Compared::Before => {
+                (look, _) = depth::look(None, look.loads, again.levels)
+                    .map_err(|error| Trouble::Again(Box::new(error.into())))?;
+                look.spacing >>= 4 * (back + 1);
+                match sweep(again, &look)? {
+                    Some(earlier) => parted = earlier,
+                    None => return Ok(None),
+                }
+            }
+            Compared::Same => {
+                let Some(once_more) = sweep(again, again.look)? else {
+                    return Err(Trouble::Undeterministic(format!(
+                        "the runs parted in chunk {}, and when run again they did not",
+                        parted.chunk
+                    )));
+                };
+                if once_more.chunk != parted.chunk {
+                    return Err(Trouble::Undeterministic(format!(
+                        "the runs parted in chunk {}, and when run again in chunk {}",
+                        parted.chunk, once_more.chunk
+                    )));
+                }
+                return Ok(None);
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Looks at each instruction of the blocks in which a difference comes about.
+fn inside(
+    again: &Again,
+    look: &Look,
+    difference: Difference,
+    names: Vec<String>,
+    windows: Pair<Vec<Window>>,
+) -> Result<Zoomed, Trouble> {
+    let Difference { from, to, .. } = difference;
+    let mut zoomed = Zoomed { difference, inside: None, names, values: look.values, windows };
+    // One instruction; or nothing is seen inside of a block but accesses, which were told with their instructions.
+    if to == from + 1 || !look.registers {
+        return Ok(zoomed);
+    }
+    let blocks = Pair::of(|side| begins(zoomed.windows.get(side), from, to));
+    let look = Look { loads: true, ..look.clone() };
+    let close = closely(again, &look, Stretch { from, to: to + 1 }, blocks)?;
+    if let Compared::Found(found) = close.compared
+        && found.from >= from
+        && found.to <= to
+    {
+        zoomed.windows = close.windows;
+        zoomed.inside = Some(*found);
+    }
+    Ok(zoomed)
+}
+
+/// Where the blocks begin that instructions from `from` up to `to` are of.
+fn begins(windows: &[Window], from: u64, to: u64) -> Vec<u64> {
+    let mut begins = BTreeSet::new();
+    for window in windows {
+        let mut position = window.first;
+        for visit in &window.visits {
+            let end = position + u64::from(visit.ran);
+            if position < to && end > from {
+                let block = window.blocks.get(visit.block as usize).and_then(|block| block.first());
+                begins.extend(block.map(|first| first.address));
+            }
+            position = end;
+        }
+    }
+    begins.into_iter().collect()
+}
+
+/// Runs both again with samples, up to where they part; `None` where they don't.
+fn sweep(again: &Again, look: &Look) -> Result<Option<Parted>, Trouble> {
+    let mut ride = start(again)?;
+    let order = ride.follow(look, again.request.interrupts, &mut |_| {})?;
+    Ok(if let Order::Parted(parted) = order { Some(parted) } else { None })
+}
+
+fn start(again: &Again) -> Result<Ride, Trouble> {
+    Ride::start(again.request, again.drive).map_err(|error| Trouble::Again(Box::new(error)))
+}
+
+/// Runs both again, and looks closely at a stretch, and at each instruction of the blocks that begin at these addresses.
+fn closely(again: &Again, look: &Look, stretch: Stretch, inside: Pair<Vec<u64>>) -> Result<Close, Trouble> {
+    let mut ride = start(again)?;
+    let (first_chunk, last) = (stretch.from / CHUNK, stretch.to / CHUNK);
+    for side in [Side::A, Side::B] {
+        let look =
+            Look { spacing: 0, closely: Some(stretch), inside: inside.get(side).clone(), ..look.clone() };
+        let keeps = u32::try_from(last - first_chunk).unwrap_or(u32::MAX).saturating_add(2);
+        ride.go(side, last + 1, keeps, &look);
+    }
+    // Each waits at the end of the last chunk, or at its own.
+    let mut ended = Pair { a: false, b: false };
+    while !(ended.a && ended.b) {
+        match ride.next(again.request.interrupts)? {
+            Some((side, FromProbe::Chunk { index, .. })) if index >= last => *ended.get_mut(side) = true,
+            Some((side, FromProbe::End { .. })) => *ended.get_mut(side) = true,
+            _ => {}
+        }
+    }
+    let mut windows = Pair { a: Vec::new(), b: Vec::new() };
+    for side in [Side::A, Side::B] {
+        for index in first_chunk.saturating_sub(1)..=last {
+            let window = ride.window(side, index)?;
+            windows.get_mut(side).push(window);
+        }
+    }
+    let steps = std::mem::take(&mut ride.steps);
+    let names = std::mem::take(&mut ride.names.a);
+    Ok(Close { compared: first(&steps, stretch), names, windows })
+}

@@ -1,0 +1,277 @@
+//! What is looked at beside the instructions: samples now and then, and one stretch of the stream closely.
+//!
+//! Both are taken where a block begins. There a guest's registers are in memory in any case, and to read them changes
+//! nothing of what QEMU generates. An entry at which nothing runs yet (an interrupt comes first) is no place that another
+//! build need have, so of all entries at one position the last counts.
+
+use std::mem::{replace, take};
+
+use trace::access::{Access, Memory};
+use trace::digest::append;
+use trace::message::{Accessed, Look, Sample, Step};
+
+/// How many steps are told at once.
+const STEPS: usize = 1024;
+
+/// All registers, one behind the other; nothing where they are not read.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub bytes: Vec<u8>,
+    /// Where each ends.
+    pub ends: Vec<usize>,
+}
+
+impl State {
+    fn digest(&self) -> Option<u64> {
+        let (words, rest) = self.bytes.as_chunks();
+        let digest = words.iter().fold(0, |digest, &word| append(digest, u64::from_le_bytes(word)));
+        let digest = rest.iter().fold(digest, |digest, &byte| append(digest, byte.into()));
+        (!self.ends.is_empty()).then_some(digest)
+    }
+
+    /// Where each begins, and its bytes.
+    fn pieces(&self) -> impl Iterator<Item = (usize, &[u8])> {
+        let begins = std::iter::once(0).chain(self.ends.iter().copied());
+        begins.zip(&self.ends).map(|(begin, &end)| (begin, &self.bytes[begin..end]))
+    }
+}
+
+/// The state of looking.
+pub(crate) struct Looking {
+    look: Look,
+    /// The position from which on the next sample or step is taken.
+    due: u64,
+    samples: Vec<Sample>,
+    /// What was taken last: it may still be taken again.
+    last: Option<Sample>,
+    /// The registers' bytes at the last step.
+    registers: Vec<u8>,
+    steps: Vec<Step>,
+    /// The accesses since the last step, and how many of the running block's are among them or before.
+    accesses: Vec<Accessed>,
+    made: usize,
+    /// Whether the stretch that is looked at closely has begun, and whether it has ended.
+    begun: bool,
+    over: bool,
+}
+
+impl Looking {
+    pub(crate) fn new(look: Look) -> Self {
+        let mut looking = Looking {
+            look,
+            due: 0,
+            samples: Vec::new(),
+            last: None,
+            registers: Vec::new(),
+            steps: Vec::new(),
+            accesses: Vec::new(),
+            made: 0,
+            begun: false,
+            over: false,
+        };
+        looking.due = match looking.look.closely {
+            Some(closely) if closely.from == 0 => 0,
+            _ => looking.next(0),
+        };
+        looking
+    }
+
+    pub(crate) fn look(&self) -> &Look {
+        &self.look
+    }
+
+    /// Where the next sample or step is due behind `position`.
+    fn next(&self, position: u64) -> u64 {
+        let spaced = match self.look.spacing {
+            0 => u64::MAX,
+            spacing => (position / spacing + 1) * spacing,
+        };
+        match self.look.closely {
+            Some(closely) if position < closely.from => spaced.min(closely.from),
+            Some(closely) if position < closely.to => position + 1,
+            _ => spaced,
+        }
+    }
+
+    fn is_again(&self, position: u64) -> bool {
+        self.last.is_some_and(|last| last.position == position)
+    }
+
+    /// Whether a block's beginning at `position` is to be looked at.
+    pub(crate) fn is_due(&self, position: u64) -> bool {
+        position >= self.due || self.is_again(position)
+    }
+
+    /// How many instructions may be entered, from `position` on, before a block's beginning is to be looked at.
+    pub(crate) fn room(&self, position: u64) -> u64 {
+        if self.is_again(position) { 0 } else { self.due.saturating_sub(position) }
+    }
+
+    /// Whether the stretch that is looked at closely has begun and not ended.
+    pub(crate) fn is_close(&self) -> bool {
+        self.begun && !self.over
+    }
+
+    /// The running block, which begins at `from`, has made these accesses so far; only its instructions before `to` count.
+    pub(crate) fn made(&mut self, from: u64, to: u64, accesses: &[Access]) {
+        if !self.is_close() {
+            return;
+        }
+        let new = accesses.iter().skip(self.made);
+        self.made = accesses.len();
+        self.accesses.extend(new.filter_map(|access| {
+            let position = from + u64::from(access.number());
+            (position < to).then_some(Accessed {
+                position,
+                address: access.address,
+                size: access.size(),
+                is_store: access.is_store(),
+                value: access.value,
+            })
+        }));
+    }
+
+    /// Another block is entered.
+    pub(crate) fn entered(&mut self) {
+        self.made = 0;
+    }
+
+    /// A block begins at `position`, which is due.
+    pub(crate) fn take(&mut self, position: u64, address: u64, memory: Memory, state: &State) {
+        let sample = Sample { position, registers: state.digest(), memory };
+        if let Some(last) = self.last.replace(sample)
+            && last.position != position
+            && self.look.spacing > 0
+        {
+            self.samples.push(last);
+        }
+        self.due = self.next(position);
+        self.step(position, address, true, state);
+    }
+
+    /// The instruction at `position` comes next.
+    pub(crate) fn step(&mut self, position: u64, address: u64, begins: bool, state: &State) {
+        let Some(closely) = self.look.closely else { return };
+        if self.over || position < closely.from {
+            return;
+        }
+        if !begins && self.steps.last().is_some_and(|last| last.position == position) {
+            return;
+        }
+        self.begun = true;
+        let again = self.steps.pop_if(|last| last.position == position);
+        let (mut registers, mut accesses) =
+            again.map(|step| (step.registers, step.accesses)).unwrap_or_default();
+        accesses.append(&mut self.accesses);
+        for ((begin, piece), number) in state.pieces().zip(0..) {
+            if self.registers.get(begin..begin + piece.len()) != Some(piece) {
+                registers.retain(|(before, _)| *before != number);
+                registers.push((number, piece.to_vec()));
+            }
+        }
+        self.registers.clone_from(&state.bytes);
+        self.steps.push(Step { position, address, begins, registers, accesses });
+        self.over = position >= closely.to;
+    }
+
+    /// The samples that are not told yet.
+    pub(crate) fn samples(&mut self) -> Vec<Sample> {
+        take(&mut self.samples)
+    }
+
+    /// The same where nothing more comes.
+    pub(crate) fn last_samples(&mut self) -> Vec<Sample> {
+        if self.look.spacing > 0 {
+            self.samples.extend(self.last.take());
+        }
+        self.samples()
+    }
+
+    /// The steps that are not told yet, where they are many or nothing more comes.
+    pub(crate) fn steps(&mut self) -> Option<Vec<Step>> {
+        if self.steps.is_empty() || (!self.over && self.steps.len() <= STEPS) {
+            return None;
+        }
+        // The last may still be taken again.
+        let kept = if self.over { 0 } else { 1 };
+        let rest = self.steps.split_off(self.steps.len() - kept);
+        Some(replace(&mut self.steps, rest))
+    }
+
+    /// The run is over: so are the steps.
+    pub(crate) fn end(&mut self) {
+        self.over = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use trace::access::{Access, Memory, Tag};
+    use trace::message::{Look, Stretch};
+
+    use super::{Looking, State};
+
+    fn state(bytes: &[u8]) -> State {
+        State { bytes: bytes.to_vec(), ends: (1..=bytes.len()).collect() }
+    }
+
+    #[test]
+    fn samples_are_taken_at_the_first_block_behind_a_multiple() {
+        let mut looking = Looking::new(Look { spacing: 100, ..Look::default() });
+        assert!(!looking.is_due(99) && looking.is_due(105));
+        assert_eq!((looking.room(0), looking.room(99)), (100, 1));
+        looking.take(105, 0, Memory::default(), &state(&[1]));
+        assert!(!looking.is_due(106) && looking.is_due(200));
+        assert!(looking.samples().is_empty(), "the block may be entered again");
+        assert!(looking.is_due(105) && looking.room(105) == 0);
+        looking.take(105, 0, Memory::default(), &state(&[2]));
+        looking.take(210, 0, Memory::default(), &state(&[2]));
+        let samples = looking.samples();
+        assert_eq!(samples.iter().map(|sample| sample.position).collect::<Vec<_>>(), [105]);
+        let last = looking.last_samples();
+        assert_eq!((last.len(), last[0].position, last[0].registers), (1, 210, samples[0].registers));
+    }
+
+    #[test]
+    fn registers_that_are_not_read_have_no_digest() {
+        assert_eq!(State::default().digest(), None);
+        assert_ne!(state(&[1, 2]).digest(), state(&[2, 1]).digest());
+    }
+
+    #[test]
+    fn a_stretch_is_told_block_by_block_with_what_changed() {
+        let closely = Some(Stretch { from: 10, to: 20 });
+        let mut looking = Looking::new(Look { closely, ..Look::default() });
+        assert!(!looking.is_due(9) && looking.is_due(12));
+        looking.take(12, 0x1000, Memory::default(), &state(&[1, 2]));
+        assert!(looking.is_due(13) && looking.is_close());
+        let access = |number| Access::new(Tag::of(number, true), 0, 0x5000, 3, 7);
+        looking.made(12, 13, &[access(0)]);
+        looking.step(13, 0x1004, false, &state(&[1, 3]));
+        // The instruction at 14 started and was left: its access does not count.
+        looking.made(12, 14, &[access(0), access(1), access(2)]);
+        looking.entered();
+        looking.take(14, 0x1008, Memory::default(), &state(&[1, 4]));
+        looking.entered();
+        looking.take(14, 0x2000, Memory::default(), &state(&[1, 5]));
+        looking.entered();
+        looking.take(21, 0x1010, Memory::default(), &state(&[1, 5]));
+        assert!(!looking.is_close());
+        let steps = looking.steps().unwrap();
+        let seen: Vec<_> = steps
+            .iter()
+            .map(|step| (step.position, step.address, step.begins, step.registers.len(), step.accesses.len()))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                (12, 0x1000, true, 2, 0),
+                (13, 0x1004, false, 1, 1),
+                (14, 0x2000, true, 1, 1),
+                (21, 0x1010, true, 0, 0)
+            ]
+        );
+        assert_eq!(steps[2].registers, [(1, vec![5])]);
+        assert_eq!(looking.steps(), None);
+    }
+}

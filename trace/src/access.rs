@@ -1,0 +1,237 @@
+//! What a guest writes to memory and reads from it, and the digests of both.
+//!
+//! An access is noted when it is done, and belongs to an instruction of a block; which of the noted blocks that is stands
+//! beside it, so that [`Stream`](crate::stream::Stream) can take in accesses together with blocks, and knows at the border
+//! of two chunks, or where a block is left in its middle, which instructions they are of.
+//!
+//! The digest is the stream's own, over addresses, sizes and values in their order. Sixteen bytes count as two times
+//! eight, the lower first: how QEMU moves a vector register changed between its versions.
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::append;
+
+/// Digests of what was written and of what was read. Both stay 0 where nobody looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Memory {
+    pub stores: u64,
+    pub loads: u64,
+}
+
+/// One access of at most eight bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Access {
+    /// The guest's virtual address.
+    pub address: u64,
+    /// What was written or read, as a number; 0 where the build does not tell it.
+    pub value: u64,
+    tag: Tag,
+}
+
+/// Which instruction makes an access, and what kind of one: a word, so that generated code can carry it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tag(u64);
+
+impl Tag {
+    const STORE: u64 = 1 << 40;
+
+    /// Of the instruction that is the `number`th of its block, from 0.
+    #[must_use]
+    pub fn of(number: u16, is_store: bool) -> Self {
+        Tag(u64::from(number) | if is_store { Self::STORE } else { 0 })
+    }
+
+    #[must_use]
+    pub fn is_store(self) -> bool {
+        self.0 & Self::STORE != 0
+    }
+
+    /// As one word.
+    #[must_use]
+    pub fn packed(self) -> u64 {
+        self.0
+    }
+
+    /// Of what [`packed`](Self::packed) gave.
+    #[must_use]
+    pub fn unpacked(word: u64) -> Self {
+        Tag(word)
+    }
+}
+
+impl Access {
+    /// Of 2^`shift` bytes, 8 at the most; `entry` says in which of the blocks that are noted, 1 being the first, or 0 for the one
+    /// that ran before them.
+    #[inline]
+    #[must_use]
+    pub fn new(tag: Tag, entry: usize, address: u64, shift: u32, value: u64) -> Self {
+        Access { address, value, tag: Tag(tag.0 | (entry as u64 & 0xffff) << 16 | u64::from(shift) << 32) }
+    }
+
+    /// The same where what was noted before its block has been taken in.
+    #[must_use]
+    pub fn of_running(self) -> Self {
+        Access { tag: Tag(self.tag.0 & !(0xffff << 16)), ..self }
+    }
+
+    /// The number of its instruction in the block, from 0.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the lowest 16 bits")]
+    pub fn number(&self) -> u32 {
+        u32::from(self.tag.0 as u16)
+    }
+
+    pub(crate) fn entry(&self) -> usize {
+        (self.tag.0 >> 16 & 0xffff) as usize
+    }
+
+    /// How many bytes.
+    #[must_use]
+    pub fn size(&self) -> u8 {
+        1 << (self.tag.0 >> 32 & 3)
+    }
+
+    #[must_use]
+    pub fn is_store(&self) -> bool {
+        self.tag.is_store()
+    }
+
+    /// What stands for it in the digest.
+    fn identity(&self) -> u64 {
+        let size = self.tag.0 >> 32 & 3;
+        (self.address ^ size << 58).wrapping_mul(0xd6e8_feb8_6659_fd93) ^ self.value
+    }
+}
+
+impl Memory {
+    /// After these accesses more.
+    pub fn take_in(&mut self, accesses: &[Access]) {
+        let Memory { mut stores, mut loads } = *self;
+        for access in accesses {
+            if access.is_store() {
+                stores = append(stores, access.identity());
+            } else {
+                loads = append(loads, access.identity());
+            }
+        }
+        *self = Memory { stores, loads };
+    }
+}
+
+/// The accesses that a stream has not taken in yet.
+#[derive(Debug, Default)]
+pub struct Accesses {
+    noted: Vec<Access>,
+}
+
+impl Accesses {
+    /// How many are noted before somebody should take them in.
+    pub const USUAL: usize = 4096;
+
+    /// None, and no room for any.
+    pub const NONE: Self = Accesses { noted: Vec::new() };
+
+    /// None, with room.
+    #[must_use]
+    pub fn with_room() -> Self {
+        Accesses { noted: Vec::with_capacity(Self::USUAL) }
+    }
+
+    /// Notes one; gives back whether there was room.
+    #[inline]
+    pub fn push(&mut self, access: Access) -> bool {
+        let room = self.noted.len() < self.noted.capacity();
+        if room {
+            self.noted.push(access);
+        }
+        room
+    }
+
+    /// Makes room where one block alone has more than fit.
+    pub fn grow(&mut self) {
+        if 2 * self.noted.len() > self.noted.capacity() {
+            self.noted.reserve(self.noted.capacity());
+        }
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.noted.is_empty()
+    }
+
+    /// What is noted.
+    #[must_use]
+    pub fn noted(&self) -> &[Access] {
+        &self.noted
+    }
+
+    /// Those of the blocks before the one with number `entry`.
+    #[must_use]
+    pub fn before(&self, entry: usize) -> &[Access] {
+        &self.noted[..self.noted.partition_point(|access| access.entry() < entry)]
+    }
+
+    /// Forgets those of the blocks before the one with number `entry`, which is then the one that ran before those noted.
+    pub fn forget_before(&mut self, entry: usize) {
+        let gone = self.before(entry).len();
+        self.noted.drain(..gone);
+        for access in &mut self.noted {
+            *access = access.of_running();
+        }
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.noted.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Access, Accesses, Memory, Tag};
+
+    #[test]
+    fn an_access_is_what_it_was_made_of() {
+        let tag = Tag::unpacked(Tag::of(511, true).packed());
+        let access = Access::new(tag, 1025, 0xffff_8000_0000_1234, 3, u64::MAX);
+        assert_eq!((access.number(), access.entry(), access.size(), access.is_store()), (511, 1025, 8, true));
+        assert!(!Access::new(Tag::of(0, false), 0, 0, 0, 0).is_store());
+    }
+
+    #[test]
+    fn address_size_value_order_and_kind_count() {
+        let store = |address, shift, value| Access::new(Tag::of(3, true), 1, address, shift, value);
+        let of = |accesses: &[Access]| {
+            let mut memory = Memory::default();
+            memory.take_in(accesses);
+            memory
+        };
+        let (a, b) = (store(0x1000, 2, 7), store(0x1004, 2, 8));
+        let both = of(&[a, b]);
+        assert_eq!(both.loads, 0);
+        for other in [
+            vec![b, a],
+            vec![a],
+            vec![a, store(0x1004, 2, 9)],
+            vec![a, store(0x1008, 2, 8)],
+            vec![a, store(0x1004, 3, 8)],
+            vec![a, Access::new(Tag::of(3, false), 1, 0x1004, 2, 8)],
+        ] {
+            assert_ne!(of(&other), both);
+        }
+        let elsewhere = Access::new(Tag::of(9, true), 5, 0x1004, 2, 8);
+        assert_eq!(of(&[a, elsewhere]), both, "how blocks are cut does not count");
+    }
+
+    #[test]
+    fn what_the_running_block_did_stays() {
+        let mut accesses = Accesses::with_room();
+        for entry in [0, 1, 1, 2, 2] {
+            assert!(accesses.push(Access::new(Tag::of(0, true), entry, entry as u64, 0, 0)));
+        }
+        assert_eq!((accesses.before(0).len(), accesses.before(1).len(), accesses.before(2).len()), (0, 1, 3));
+        accesses.forget_before(2);
+        assert_eq!(accesses.noted().len(), 2);
+        assert_eq!(accesses.before(1).len(), 2, "they are of the block before those noted");
+    }
+}
