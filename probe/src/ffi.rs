@@ -38,13 +38,13 @@ use std::time::Duration;
 use trace::access::Accesses;
 use trace::block::{Block, Code, Entry};
 use trace::codec;
+use trace::look::State;
 use trace::message::{API, Asked, Standing};
 use trace::recent::Recent;
 
 use self::memory::{Telling, Watching};
 use self::registers::Registers;
 use crate::dying;
-use crate::look::State;
 use crate::session::{Session, Trouble};
 
 type PluginId = u64;

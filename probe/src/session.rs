@@ -5,11 +5,10 @@ use std::os::unix::net::UnixStream;
 use trace::access::Accesses;
 use trace::block::{Block, Code, Table};
 use trace::codec;
+use trace::look::{Looking, State};
 use trace::message::{FromProbe, PROTOCOL, Standing, ToProbe, Watch};
 use trace::recent::Recent;
 use trace::stream::{Full, Stream, Unaccounted};
-
-use crate::look::{Looking, State};
 
 /// Why the probe can't go on.
 #[derive(Debug)]

@@ -2,8 +2,9 @@
 
 use std::ffi::{CStr, c_char, c_int, c_uint};
 
+use trace::look::State;
+
 use super::{Handle, function};
-use crate::look::State;
 
 /// The head of glib's `GByteArray` and `GArray` (glib/garray.h).
 #[repr(C)]

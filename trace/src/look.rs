@@ -6,16 +6,16 @@
 
 use std::mem::{replace, take};
 
-use trace::access::{Access, Memory};
-use trace::digest::append;
-use trace::message::{Accessed, Look, Sample, Step};
+use crate::access::{Access, Memory};
+use crate::digest::append;
+use crate::message::{Accessed, Look, Sample, Step};
 
 /// How many steps are told at once.
 const STEPS: usize = 1024;
 
 /// All registers, one behind the other; nothing where they are not read.
 #[derive(Debug, Default)]
-pub(crate) struct State {
+pub struct State {
     pub bytes: Vec<u8>,
     /// Where each ends.
     pub ends: Vec<usize>,
@@ -36,8 +36,9 @@ impl State {
     }
 }
 
-/// The state of looking.
-pub(crate) struct Looking {
+/// What is being looked at.
+#[derive(Debug)]
+pub struct Looking {
     look: Look,
     /// The position from which on the next sample or step is taken.
     due: u64,
@@ -56,7 +57,7 @@ pub(crate) struct Looking {
 }
 
 impl Looking {
-    pub(crate) fn new(look: Look) -> Self {
+    pub fn new(look: Look) -> Self {
         let mut looking = Looking {
             look,
             due: 0,
@@ -76,7 +77,7 @@ impl Looking {
         looking
     }
 
-    pub(crate) fn look(&self) -> &Look {
+    pub fn look(&self) -> &Look {
         &self.look
     }
 
@@ -98,22 +99,22 @@ impl Looking {
     }
 
     /// Whether a block's beginning at `position` is to be looked at.
-    pub(crate) fn is_due(&self, position: u64) -> bool {
+    pub fn is_due(&self, position: u64) -> bool {
         position >= self.due || self.is_again(position)
     }
 
     /// How many instructions may be entered, from `position` on, before a block's beginning is to be looked at.
-    pub(crate) fn room(&self, position: u64) -> u64 {
+    pub fn room(&self, position: u64) -> u64 {
         if self.is_again(position) { 0 } else { self.due.saturating_sub(position) }
     }
 
     /// Whether the stretch that is looked at closely has begun and not ended.
-    pub(crate) fn is_close(&self) -> bool {
+    pub fn is_close(&self) -> bool {
         self.begun && !self.over
     }
 
     /// The running block, which begins at `from`, has made these accesses so far; only its instructions before `to` count.
-    pub(crate) fn made(&mut self, from: u64, to: u64, accesses: &[Access]) {
+    pub fn made(&mut self, from: u64, to: u64, accesses: &[Access]) {
         if !self.is_close() {
             return;
         }
@@ -132,12 +133,12 @@ impl Looking {
     }
 
     /// Another block is entered.
-    pub(crate) fn entered(&mut self) {
+    pub fn entered(&mut self) {
         self.made = 0;
     }
 
     /// A block begins at `position`, which is due.
-    pub(crate) fn take(&mut self, position: u64, address: u64, memory: Memory, state: &State) {
+    pub fn take(&mut self, position: u64, address: u64, memory: Memory, state: &State) {
         let sample = Sample { position, registers: state.digest(), memory };
         if let Some(last) = self.last.replace(sample)
             && last.position != position
@@ -150,7 +151,7 @@ impl Looking {
     }
 
     /// The instruction at `position` comes next.
-    pub(crate) fn step(&mut self, position: u64, address: u64, begins: bool, state: &State) {
+    pub fn step(&mut self, position: u64, address: u64, begins: bool, state: &State) {
         let Some(closely) = self.look.closely else { return };
         if self.over || position < closely.from {
             return;
@@ -175,12 +176,12 @@ impl Looking {
     }
 
     /// The samples that are not told yet.
-    pub(crate) fn samples(&mut self) -> Vec<Sample> {
+    pub fn samples(&mut self) -> Vec<Sample> {
         take(&mut self.samples)
     }
 
     /// The same where nothing more comes.
-    pub(crate) fn last_samples(&mut self) -> Vec<Sample> {
+    pub fn last_samples(&mut self) -> Vec<Sample> {
         if self.look.spacing > 0 {
             self.samples.extend(self.last.take());
         }
@@ -188,7 +189,7 @@ impl Looking {
     }
 
     /// The steps that are not told yet, where they are many or nothing more comes.
-    pub(crate) fn steps(&mut self) -> Option<Vec<Step>> {
+    pub fn steps(&mut self) -> Option<Vec<Step>> {
         if self.steps.is_empty() || (!self.over && self.steps.len() <= STEPS) {
             return None;
         }
@@ -199,15 +200,15 @@ impl Looking {
     }
 
     /// The run is over: so are the steps.
-    pub(crate) fn end(&mut self) {
+    pub fn end(&mut self) {
         self.over = true;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use trace::access::{Access, Memory, Tag};
-    use trace::message::{Look, Stretch};
+    use crate::access::{Access, Memory, Tag};
+    use crate::message::{Look, Stretch};
 
     use super::{Looking, State};
 
