@@ -27,6 +27,17 @@ fn a_qemu_that_is_none() {
     assert_eq!(place.left(), (vec![], vec![]));
 }
 
+#[test]
+fn more_compared_than_a_build_can_tell() {
+    let place = Place::new();
+    let (a, b) = (build("debian-10.0"), build("debian-7.2"));
+    let line = words(&["lockstep", "--compare", "full", "--a", &a, "--b", &b, "--"]);
+    place
+        .run(&[line, guest("seabios")].concat())
+        .is_refused_with(&["side B tells no registers", "`--compare stores` is the most"]);
+    assert_eq!(place.left(), (vec![], vec![]));
+}
+
 /// A wrapper around a real QEMU, which says what a build configured otherwise says. There is no such build here.
 #[test]
 fn a_qemu_without_tcg_or_without_plugins() {

@@ -94,6 +94,41 @@ fn two_cpu_models_part_and_the_report_says_why() {
     }
 }
 
+/// What a guest is told of its processor differs long before it acts on that, and the one who tells it is found.
+#[test]
+fn the_instruction_whose_result_differs_is_named_and_not_the_branch_behind() {
+    let place = Place::new();
+    let options = ["--b-arg", "-cpu", "--b-arg", "max"];
+    let of = |depth: &[&str]| {
+        let options = [&options[..], depth].concat();
+        place.run(&lockstep("debian-10.0", "debian-10.0", &options, &guest("seabios"))).ends_with(1).json()
+    };
+    let full = of(&[]);
+    assert_eq!(
+        full["compared"]["what"][..3],
+        ["control flow", "stores", "registers every 65,536 instructions"].map(Value::from)
+    );
+    let divergence = &full["divergence"];
+    assert_eq!(
+        (&divergence["kind"], &divergence["certainty"]),
+        (&Value::from("register"), &Value::from("seen"))
+    );
+    assert_eq!(divergence["instruction"]["a"], "cpuid");
+    let registers = divergence["registers"].as_array().unwrap();
+    let differing: Vec<&str> = registers
+        .iter()
+        .filter(|register| register["after"]["a"] != register["after"]["b"])
+        .map(|register| register["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(differing, ["rax", "rcx", "rdx"]);
+    // The sweep may see less, and the instruction is the same.
+    for depth in ["flow", "stores"] {
+        let less = of(&["--compare", depth]);
+        assert_eq!(less["divergence"]["icount"], divergence["icount"], "{depth}");
+        assert_eq!(less["divergence"]["instruction"], divergence["instruction"], "{depth}");
+    }
+}
+
 #[test]
 fn a_recording_drives_both_sides_to_where_they_part() {
     let place = Place::new();

@@ -154,6 +154,18 @@ impl Comparator {
         self.equal
     }
 
+    /// Chunks that a side has filled.
+    #[must_use]
+    pub fn filled(&self, side: Side) -> u64 {
+        self.streams.get(side).filled
+    }
+
+    /// Whether a side has ended.
+    #[must_use]
+    pub fn has_ended(&self, side: Side) -> bool {
+        self.streams.get(side).end.is_some()
+    }
+
     fn decide(&mut self, order: Order) -> Vec<Order> {
         self.decided = true;
         vec![order]

@@ -75,6 +75,10 @@ pub enum Kind {
     Load,
     /// A register has another value.
     Register,
+    /// One QEMU crashed where the other went on.
+    Crash,
+    /// One QEMU stood still where the other went on.
+    Hang,
     /// One guest ended where the other ran on.
     End,
     /// The same instructions, but QEMU's exit status differs.
@@ -91,6 +95,8 @@ impl std::fmt::Display for Kind {
             Kind::Store => "a store",
             Kind::Load => "a load",
             Kind::Register => "a register",
+            Kind::Crash => "a crash of one build",
+            Kind::Hang => "a hang of one build",
             Kind::End => "one guest ended, the other ran on",
             Kind::ExitStatus => "exit status",
             Kind::Console => "console",
@@ -219,6 +225,17 @@ impl Divergence {
         (divergence, notes)
     }
 
+    /// A side that broke behind the instruction with index `last`.
+    #[must_use]
+    pub(crate) fn broken(
+        target: &str,
+        streams: &Pair<Vec<Executed>>,
+        last: Option<usize>,
+        kind: Kind,
+    ) -> Self {
+        around(target, streams, last, kind).0
+    }
+
     /// The divergence that was looked at closely, in the streams around it, and what may explain it.
     #[must_use]
     pub(crate) fn zoomed(
@@ -262,16 +279,21 @@ impl Divergence {
         (divergence, notes)
     }
 
-    /// The divergence in one line.
-    #[must_use]
-    pub fn summary(&self) -> String {
-        let place = match (&self.block.a, self.in_block.a, &self.instruction.a) {
+    /// Which instruction it is.
+    pub(crate) fn place(&self) -> String {
+        match (&self.block.a, self.in_block.a, &self.instruction.a) {
             (Some(block), Some((number, of)), Some(text)) => format!(
                 "translated block {block}, instruction {number} of {of}, icount {}: `{text}`",
                 grouped(self.icount.a)
             ),
             _ => format!("icount {}:", grouped(self.icount.a)),
-        };
+        }
+    }
+
+    /// The divergence in one line.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let place = self.place();
         let side = |side: Side| -> String {
             let access = |access: Option<&Access>| match access {
                 Some(Access { address, value: Some(value), .. }) => format!("{value} at {address}"),

@@ -16,11 +16,13 @@ use replayer::source::{self, Source};
 use replayer::verify::console_difference;
 use trace::message::{CHUNK, FromProbe, Look, Point, Step, ToProbe, Watch, Window};
 
+use crate::broken::Broken;
 use crate::comparator::{Comparator, KEPT, Order, OutOfTurn, Pair, Parted, Side};
 use crate::depth::{self, Depth, TooDeep};
 use crate::drive::{Drive, source_of};
 use crate::expansion::{Executed, expand, first_difference};
 use crate::report::{Compared, Divergence, Kind, Report, Ridden, Verdict};
+use crate::unseen;
 use crate::zoom;
 use recorder::account::grouped;
 
@@ -49,6 +51,8 @@ pub(crate) enum Trouble {
     Died { side: Side, ending: String, started: Option<u64>, said: String },
     #[error("the probe of side {0} can't go on: {1}")]
     Probe(Side, String),
+    #[error("the QEMUs of both sides {0}")]
+    Both(String),
     #[error("{0} for {limit} s", limit = STALL.as_secs())]
     Stalled(String),
     #[error("interrupted")]
@@ -78,6 +82,9 @@ fn by_then(started: Option<u64>) -> String {
 
 /// How long both sides may go without a full chunk.
 const STALL: Duration = Duration::from_secs(30);
+
+/// How long they may take to end where they are told to.
+const END: Duration = Duration::from_secs(10);
 
 /// How long one side may go on after the other has ended, at least.
 const AFTER_END: Duration = Duration::from_secs(10);
@@ -147,17 +154,39 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
         divergence: None,
         notes: Vec::new(),
     };
-    let decided = found.and_then(|order| match order {
+    let mut decided = found.and_then(|order| match order {
         Order::Parted(parted) => {
             report.compared.chunks = parted.chunk;
             let seen = if parted.flow { Some(ride.windows(parted.chunk)?) } else { None };
             // Two QEMUs at a time are enough.
-            drop(ride);
+            ride.kill();
             let again = zoom::Again { request: &request, drive: &drive, look: &look, levels };
             part(&again, parted, seen, &mut report)
         }
+        // Live nothing is waited for that the other side does not wait for too.
+        Order::Ended { side, at } if ride.stalled && drive.sources.is_empty() => {
+            let ending = format!("stood still for {} s", STALL.as_secs());
+            let broken = Broken { side, kind: Kind::Hang, ending, started: at };
+            broken.conclude(&mut ride, request.interrupts, &mut report)
+        }
         order => ride.conclude(order, drive.compares_console, &mut report),
     });
+    let unseen = report.divergence.as_ref().map(|divergence| divergence.kind);
+    if let (Ok(()), Some(kind @ (Kind::Console | Kind::ExitStatus))) = (&decided, unseen)
+        && look.registers
+    {
+        ride.kill();
+        let again = zoom::Again { request: &request, drive: &drive, look: &look, levels };
+        decided = unseen::explain(&again, report.compared.instructions, kind == Kind::Console)
+            .and_then(|zoomed| zoomed.map_or(Ok(()), |zoomed| explained(&zoomed, kind, &mut report)));
+    }
+    // Who dies of a signal from outside is no divergence, and of that nobody tells where it was.
+    if let Err(Trouble::Died { side, ending, started: Some(started), .. }) = &decided {
+        let kind = if ride.stalled { Kind::Hang } else { Kind::Crash };
+        let ending = if ride.stalled { "stood still".to_owned() } else { format!("died ({ending})") };
+        let broken = Broken { side: *side, kind, ending, started: *started };
+        decided = broken.conclude(&mut ride, request.interrupts, &mut report);
+    }
     if let Err(trouble) = decided {
         let least = report.compared.instructions.max(equal * CHUNK);
         report.summary = format!("{trouble}; the same up to instruction {} at least", grouped(least));
@@ -181,16 +210,35 @@ fn part(
         None => None,
     };
     let at = seen.as_ref().zip(apart).and_then(|(streams, at)| streams.a.get(at).or(streams.b.get(at)));
-    let (divergence, notes) =
-        match (zoom::zoom(again, parted, at.map(|executed| executed.position))?, &seen, apart) {
-            (Some(zoomed), _, _) => Divergence::zoomed(&target, &streams_of(&zoomed.windows)?, &zoomed),
-            (None, Some(streams), Some(at)) => Divergence::of(&target, streams, at),
-            (None, ..) => return Err(Trouble::Hidden(parted.chunk)),
-        };
+    let zoomed = match zoom::zoom(again, parted, at.map(|executed| executed.position)) {
+        // A side that dies soon behind can't be asked.
+        Err(Trouble::Died { .. }) if seen.is_some() => None,
+        Err(Trouble::Died { side, ending, said, .. }) => {
+            return Err(Trouble::Died { side, ending, started: None, said });
+        }
+        zoomed => zoomed?,
+    };
+    let (divergence, notes) = match (zoomed, &seen, apart) {
+        (Some(zoomed), _, _) => Divergence::zoomed(&target, &streams_of(&zoomed.windows)?, &zoomed),
+        (None, Some(streams), Some(at)) => Divergence::of(&target, streams, at),
+        (None, ..) => return Err(Trouble::Hidden(parted.chunk)),
+    };
     report.verdict = Verdict::Different;
     report.compared.instructions = divergence.icount.a;
     report.summary = divergence.summary();
     report.notes = notes;
+    report.divergence = Some(divergence);
+    Ok(())
+}
+
+/// What was only to be seen from outside comes of an instruction.
+fn explained(zoomed: &zoom::Zoomed, seen: Kind, report: &mut Report) -> Result<(), Trouble> {
+    let (divergence, notes) =
+        Divergence::zoomed(&report.builds.a.target, &streams_of(&zoomed.windows)?, zoomed);
+    let before = std::mem::replace(&mut report.summary, divergence.summary());
+    report.notes = notes;
+    report.notes.push(format!("seen first in {seen}: {before}"));
+    report.compared.instructions = divergence.icount.a;
     report.divergence = Some(divergence);
     Ok(())
 }
@@ -216,8 +264,9 @@ pub(crate) struct Ride {
     dying: Pair<Option<u64>>,
     moved: Instant,
     one_ended: Option<Instant>,
-    /// Whether the sides were told to end because they stood still.
+    /// Whether the sides were told to end because they stood still, and made to.
     stalled: bool,
+    aborted: bool,
 }
 
 /// How much of a console is kept for comparing, bytes.
@@ -255,6 +304,7 @@ impl Ride {
             moved: Instant::now(),
             one_ended: None,
             stalled: false,
+            aborted: false,
         })
     }
 
@@ -298,9 +348,22 @@ impl Ride {
             }
             Err(RecvTimeoutError::Disconnected) => Err(Trouble::Stalled("nothing came".to_owned())),
             Err(RecvTimeoutError::Timeout) => {
-                if self.moved.elapsed() > STALL {
-                    if self.stalled {
+                let patience = if self.stalled { END } else { STALL };
+                if self.moved.elapsed() > patience {
+                    if self.aborted {
                         return Err(Trouble::Stalled("neither side filled a chunk or ended".to_owned()));
+                    }
+                    if self.stalled {
+                        // One that does not even end loops in what it generated, or in itself: its probe says where when a
+                        // signal makes it.
+                        self.aborted = true;
+                        self.moved = Instant::now();
+                        for side in [Side::A, Side::B] {
+                            if !self.comparator.has_ended(side) {
+                                self.runs.get_mut(side).abort();
+                            }
+                        }
+                        return Ok(None);
                     }
                     // A replay that has parted from its recording waits for ever for an event that does not come.
                     // Told to end, the probes say how far they are, and that can be compared.
@@ -312,6 +375,32 @@ impl Ride {
                 Ok(None)
             }
         }
+    }
+
+    /// Has both end at once.
+    fn kill(&mut self) {
+        self.runs.a.kill();
+        self.runs.b.kill();
+    }
+
+    /// Whether the consoles differ as far as both have come.
+    pub fn consoles_differ(&self) -> bool {
+        console_difference(&self.consoles.a, &self.consoles.b).is_some()
+    }
+
+    /// How many chunks a side has filled.
+    pub fn filled(&self, side: Side) -> u64 {
+        self.comparator.filled(side)
+    }
+
+    /// Lets a side run on.
+    pub fn credit(&mut self, side: Side, credit: u64) {
+        self.runs.get_mut(side).say(&ToProbe::Credit(credit));
+    }
+
+    /// What a side's QEMU has said on its standard error.
+    pub fn errors(&self, side: Side) -> String {
+        self.runs.get(side).errors()
     }
 
     /// Lets a side go from its first instruction.

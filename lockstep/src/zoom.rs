@@ -16,6 +16,7 @@ use crate::drive::Drive;
 use crate::ride::{Request, Ride, Trouble};
 
 /// What it takes to run both once more.
+#[derive(Clone, Copy)]
 pub(crate) struct Again<'a, 'r> {
     pub request: &'a Request<'r>,
     pub drive: &'a Drive,
@@ -39,10 +40,10 @@ pub(crate) struct Zoomed {
 }
 
 /// What one close look saw.
-struct Close {
-    compared: Compared,
-    names: Vec<String>,
-    windows: Pair<Vec<Window>>,
+pub(crate) struct Close {
+    pub compared: Compared,
+    pub names: Vec<String>,
+    pub windows: Pair<Vec<Window>>,
 }
 
 /// How often the chunks before are looked at where all differs from the beginning.
@@ -94,7 +95,7 @@ pub(crate) fn zoom(again: &Again, parted: Parted, at: Option<u64>) -> Result<Opt
 }
 
 /// Looks at each instruction of the blocks in which a difference comes about.
-fn inside(
+pub(crate) fn inside(
     again: &Again,
     look: &Look,
     difference: Difference,
@@ -138,18 +139,23 @@ fn begins(windows: &[Window], from: u64, to: u64) -> Vec<u64> {
 }
 
 /// Runs both again with samples, up to where they part; `None` where they don't.
-fn sweep(again: &Again, look: &Look) -> Result<Option<Parted>, Trouble> {
+pub(crate) fn sweep(again: &Again, look: &Look) -> Result<Option<Parted>, Trouble> {
     let mut ride = start(again)?;
     let order = ride.follow(look, again.request.interrupts, &mut |_| {})?;
     Ok(if let Order::Parted(parted) = order { Some(parted) } else { None })
 }
 
-fn start(again: &Again) -> Result<Ride, Trouble> {
+pub(crate) fn start(again: &Again) -> Result<Ride, Trouble> {
     Ride::start(again.request, again.drive).map_err(|error| Trouble::Again(Box::new(error)))
 }
 
 /// Runs both again, and looks closely at a stretch, and at each instruction of the blocks that begin at these addresses.
-fn closely(again: &Again, look: &Look, stretch: Stretch, inside: Pair<Vec<u64>>) -> Result<Close, Trouble> {
+pub(crate) fn closely(
+    again: &Again,
+    look: &Look,
+    stretch: Stretch,
+    inside: Pair<Vec<u64>>,
+) -> Result<Close, Trouble> {
     let mut ride = start(again)?;
     let (first_chunk, last) = (stretch.from / CHUNK, stretch.to / CHUNK);
     for side in [Side::A, Side::B] {

@@ -176,7 +176,6 @@ struct Qemu {
     counting: Counting,
     scoreboard_new: Option<extern "C" fn(usize) -> Handle>,
     register_insn_exec: extern "C" fn(Handle, extern "C" fn(c_uint, *mut c_void), c_int, *mut c_void),
-    watching: Watching,
 }
 
 /// The probe's state: set up by `qemu_plugin_install`, then used by one callback at a time.
@@ -187,6 +186,7 @@ struct Probe {
     /// The instructions of the block that is being translated.
     code: Code,
     handles: Vec<Handle>,
+    watching: Watching,
     /// Where they are read.
     registers: Option<Registers>,
     dead: bool,
@@ -221,7 +221,7 @@ static HOT: Shared<Hot> = Shared(UnsafeCell::new(Hot {
     taken: 0,
     recent: Recent::CLOSED,
     accesses: Accesses::NONE,
-    telling: Telling::Nothing,
+    telling: Telling::NOTHING,
     room: 0,
     running_total: false,
 }));
@@ -308,7 +308,6 @@ impl Qemu {
             counting,
             scoreboard_new: if level < 2 { None } else { Some(function(c"qemu_plugin_scoreboard_new")?) },
             register_insn_exec: function(c"qemu_plugin_register_vcpu_insn_exec_cb")?,
-            watching: Watching::find()?,
         })
     }
 
@@ -478,7 +477,7 @@ extern "C" fn vcpu_init(vcpu: c_uint, _: *mut c_void) {
 
 extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
     guarded(|probe, hot| {
-        let Probe { qemu, session, code, handles, .. } = probe;
+        let Probe { qemu, watching, session, code, handles, .. } = probe;
         handles.clear();
         handles.extend((0..(qemu.tb_n_insns)(tb)).map(|i| (qemu.tb_get_insn)(tb, i)));
         code.clear();
@@ -501,10 +500,10 @@ extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
         let (stores, loads) = (look.stores, look.loads);
         for (&insn, number) in handles.iter().zip(0..) {
             if stores {
-                qemu.watching.watch(insn, number, true);
+                watching.watch(insn, number, true);
             }
             if loads {
-                qemu.watching.watch(insn, number, false);
+                watching.watch(insn, number, false);
             }
         }
         if look.inside.contains(&block.begin()) {
@@ -767,7 +766,7 @@ fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(),
     let scoreboard = qemu.scoreboard_new.map_or(std::ptr::null_mut(), |new| new(size_of::<u64>()));
     let running_total = !matches!(qemu.counting, Counting::Marker { .. });
     let look = session.looking().look();
-    let telling = Telling::find(look.values)?;
+    let (watching, telling) = Watching::find(look.values)?;
     let accesses = if look.stores || look.loads { Accesses::with_room() } else { Accesses::NONE };
     let probe = Probe {
         qemu,
@@ -775,6 +774,7 @@ fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(),
         scoreboard,
         code: Code::default(),
         handles: Vec::new(),
+        watching,
         registers: None,
         dead: false,
     };

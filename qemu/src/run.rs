@@ -321,6 +321,11 @@ impl Run {
         self.signal(Signal::SIGTERM);
     }
 
+    /// Ends QEMU so that its probe says where it was.
+    pub fn abort(&mut self) {
+        self.signal(Signal::SIGABRT);
+    }
+
     /// Ends QEMU at once.
     pub fn kill(&mut self) {
         self.signal(Signal::SIGKILL);

@@ -36,6 +36,13 @@ impl Recent {
         self.entries.get(..self.filled).unwrap_or_default()
     }
 
+    /// How many are noted; any number while closed.
+    #[inline]
+    #[must_use]
+    pub fn filled(&self) -> usize {
+        self.filled
+    }
+
     /// Forgets all, and takes more.
     pub fn open(&mut self) {
         self.filled = 0;

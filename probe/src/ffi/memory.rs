@@ -21,85 +21,106 @@ pub(super) struct Value {
 
 type Callback = extern "C" fn(c_uint, u32, u64, *mut c_void);
 
-/// QEMU's functions, told once when the probe is installed.
+/// How accesses are watched.
 #[derive(Clone, Copy)]
 pub(super) struct Watching {
     register: extern "C" fn(Handle, Callback, c_int, c_int, *mut c_void),
+    callback: Callback,
 }
 
-/// What QEMU tells of an access: from level 4 on the value with its size, before the size alone.
+/// QEMU's functions that tell of an access, for the callbacks.
 #[derive(Clone, Copy)]
-pub(super) enum Telling {
-    Nothing,
-    /// Its size, and whether it is a store: 7.2 tells those who ask for stores of loads too (`op_rw` in
-    /// accel/tcg/plugin-gen.c).
-    Size(extern "C" fn(u32) -> c_uint, extern "C" fn(u32) -> bool),
-    Value(extern "C" fn(u32) -> Value),
+pub(super) struct Telling {
+    value: extern "C" fn(u32) -> Value,
+    shift: extern "C" fn(u32) -> c_uint,
+    is_store: extern "C" fn(u32) -> bool,
 }
 
 impl Telling {
-    pub(super) fn find(values: bool) -> Result<Self, String> {
-        Ok(if values {
-            Telling::Value(function(c"qemu_plugin_mem_get_value")?)
-        } else {
-            Telling::Size(function(c"qemu_plugin_mem_size_shift")?, function(c"qemu_plugin_mem_is_store")?)
-        })
-    }
+    /// Before the probe is installed nothing is told.
+    pub(super) const NOTHING: Self = Telling { value: no_value, shift: no_shift, is_store: no_store };
+}
+
+extern "C" fn no_value(_: u32) -> Value {
+    Value { shift: 0, low: 0, high: 0 }
+}
+extern "C" fn no_shift(_: u32) -> c_uint {
+    0
+}
+extern "C" fn no_store(_: u32) -> bool {
+    false
 }
 
 impl Watching {
-    pub(super) fn find() -> Result<Self, String> {
-        Ok(Watching { register: function(c"qemu_plugin_register_vcpu_mem_cb")? })
+    /// With values, which QEMU tells from level 4 on, or with sizes alone.
+    pub(super) fn find(values: bool) -> Result<(Self, Telling), String> {
+        let register = function(c"qemu_plugin_register_vcpu_mem_cb")?;
+        let mut telling = Telling::NOTHING;
+        if values {
+            telling.value = function(c"qemu_plugin_mem_get_value")?;
+        } else {
+            telling.shift = function(c"qemu_plugin_mem_size_shift")?;
+            telling.is_store = function(c"qemu_plugin_mem_is_store")?;
+        }
+        Ok((Watching { register, callback: if values { accessed } else { touched } }, telling))
     }
 
     /// Has the accesses told of an instruction, the `number`th of its block.
     pub(super) fn watch(self, insn: Handle, number: u16, is_store: bool) {
         let tag = usize::try_from(Tag::of(number, is_store).packed()).expect("a 64-bit host");
         let which = if is_store { WRITES } else { READS };
-        (self.register)(insn, accessed, CB_NO_REGS, which, std::ptr::without_provenance_mut(tag));
+        (self.register)(insn, self.callback, CB_NO_REGS, which, std::ptr::without_provenance_mut(tag));
     }
 }
 
 /// An instruction has read or written memory.
 extern "C" fn accessed(_: c_uint, info: u32, address: u64, tag: *mut c_void) {
+    // Of the union no more is set than the value has.
+    const KEPT: [u64; 4] = [0xff, 0xffff, 0xffff_ffff, u64::MAX];
     // SAFETY: one user at a time; see the module's invariants.
     let hot = unsafe { &mut *HOT.0.get() };
-    let tag = Tag::unpacked(tag.addr() as u64);
-    let (shift, low, high) = match hot.telling {
-        Telling::Value(get) => {
-            let value = get(info);
-            (value.shift.cast_unsigned(), value.low, value.high)
-        }
-        Telling::Size(shift, is_store) if is_store(info) == tag.is_store() => (shift(info), 0, 0),
-        Telling::Size(..) | Telling::Nothing => return,
+    let Value { shift, low, high } = (hot.telling.value)(info);
+    let (shift, tag) = (shift.cast_unsigned(), Tag::unpacked(tag.addr() as u64));
+    let Some(kept) = KEPT.get(shift as usize) else {
+        note_both(tag, address, low, high);
+        return;
     };
-    let entry = hot.recent.entries().len();
-    if shift < 3 {
-        // Of the union no more than that is set.
-        let kept = low & ((1 << (8 << shift)) - 1);
-        note(Access::new(tag, entry, address, shift, kept));
-    } else {
-        note(Access::new(tag, entry, address, 3, low));
-        if shift > 3 {
-            note_second(tag, address, high);
-        }
-    }
-}
-
-#[inline]
-fn note(access: Access) {
-    // SAFETY: as in `accessed`.
-    let hot = unsafe { &mut *HOT.0.get() };
+    let access = Access::new(tag, hot.recent.filled(), address, shift, low & kept);
     if !hot.accesses.push(access) {
         make_room(access);
     }
 }
 
-#[cold]
-fn note_second(tag: Tag, address: u64, high: u64) {
-    // SAFETY: as in `accessed`. What is noted may have been taken in since the first half.
-    let entry = unsafe { &*HOT.0.get() }.recent.entries().len();
-    note(Access::new(tag, entry, address.wrapping_add(8), 3, high));
+/// The same where its value is not told.
+extern "C" fn touched(_: c_uint, info: u32, address: u64, tag: *mut c_void) {
+    // SAFETY: as in `accessed`.
+    let hot = unsafe { &mut *HOT.0.get() };
+    let tag = Tag::unpacked(tag.addr() as u64);
+    // 7.2 tells those who ask for stores of loads too (`op_rw` in accel/tcg/plugin-gen.c).
+    if (hot.telling.is_store)(info) != tag.is_store() {
+        return;
+    }
+    let shift = (hot.telling.shift)(info);
+    if shift > 3 {
+        note_both(tag, address, 0, 0);
+        return;
+    }
+    let access = Access::new(tag, hot.recent.filled(), address, shift, 0);
+    if !hot.accesses.push(access) {
+        make_room(access);
+    }
+}
+
+/// Sixteen bytes.
+fn note_both(tag: Tag, address: u64, low: u64, high: u64) {
+    for (address, value) in [(address, low), (address.wrapping_add(8), high)] {
+        // SAFETY: as in `accessed`.
+        let hot = unsafe { &mut *HOT.0.get() };
+        let access = Access::new(tag, hot.recent.filled(), address, 3, value);
+        if !hot.accesses.push(access) {
+            make_room(access);
+        }
+    }
 }
 
 /// Takes in what is noted, and notes this.
