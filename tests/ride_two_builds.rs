@@ -104,10 +104,8 @@ fn the_instruction_whose_result_differs_is_named_and_not_the_branch_behind() {
         place.run(&lockstep("debian-10.0", "debian-10.0", &options, &guest("seabios"))).ends_with(1).json()
     };
     let full = of(&[]);
-    assert_eq!(
-        full["compared"]["what"][..3],
-        ["control flow", "stores", "registers every 65,536 instructions"].map(Value::from)
-    );
+    let what = full["compared"]["what"].as_array().unwrap();
+    assert_eq!(what[..3], ["control flow", "stores", "registers every 65,536 instructions"].map(Value::from));
     let divergence = &full["divergence"];
     assert_eq!(
         (&divergence["kind"], &divergence["certainty"]),

@@ -18,6 +18,10 @@ pub const AHEAD: u64 = KEPT as u64 - 2;
 /// end is not the same from run to run.
 const AFTER_END: u64 = 64;
 
+/// How many of a recording's instructions may have started twice: a firmware that copies itself over itself does so for
+/// a few bytes.
+const SLACK: u64 = 1 << 16;
+
 /// One of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -130,6 +134,8 @@ pub struct Comparator {
     equal: u64,
     /// A position that both have to reach: a recording's end.
     least: u64,
+    /// So much earlier may that be, by what the streams are told.
+    slack: u64,
     /// The position of the last sample that is equal.
     sampled: u64,
     decided: bool,
@@ -140,6 +146,16 @@ impl Comparator {
     #[must_use]
     pub fn new(least: u64) -> Self {
         Comparator { least, ..Comparator::default() }
+    }
+
+    /// The streams leave out instructions that started again, which the recording has twice.
+    pub fn leaves_out(&mut self) {
+        self.slack = SLACK;
+    }
+
+    /// Whether a position may be behind the recording's end, what runs there being another thing each time.
+    fn may_be_behind(&self, position: u64) -> bool {
+        self.least > 0 && position > self.least.saturating_sub(self.slack)
     }
 
     /// The credit to start with.
@@ -184,8 +200,7 @@ impl Comparator {
                 b.samples.pop_front();
             }
             let at = ours.position;
-            // What runs behind a recording's end is another thing each time.
-            if at != theirs.position || (self.least > 0 && at > self.least) {
+            if at != theirs.position || self.least > 0 && at > self.least.saturating_sub(self.slack) {
                 continue;
             }
             if ours != theirs {
@@ -282,8 +297,7 @@ impl Comparator {
         match longer.end {
             Some((position, other)) if position == at => {
                 let memory = self.streams.a.memory == self.streams.b.memory;
-                // What runs behind a recording's end is another thing each time.
-                if digest == other && (memory || (self.least > 0 && at > self.least)) {
+                if digest == other && (memory || self.may_be_behind(at)) {
                     self.both_equal(at)
                 } else {
                     self.decide(Order::Parted(self.parted(at / CHUNK, digest != other)))
@@ -329,10 +343,10 @@ impl Comparator {
             return Vec::new();
         };
         let side = if a <= b { Side::A } else { Side::B };
-        let order = if at < self.least || a.abs_diff(b) > AFTER_END * CHUNK {
+        let order = if at < self.least.saturating_sub(self.slack) || a.abs_diff(b) > AFTER_END * CHUNK {
             Order::Ended { side, at }
         } else {
-            Order::Same { position: if self.least > 0 { self.least } else { at } }
+            Order::Same { position: if self.least > 0 { self.least.min(at) } else { at } }
         };
         self.decide(order)
     }

@@ -65,6 +65,7 @@ pub fn look(
         stores: depth >= Depth::Stores,
         loads,
         values: level >= VALUES,
+        again: depth >= Depth::Stores,
         registers: depth == Depth::Full,
         spacing: if depth >= Depth::Stores || loads { SPACING } else { 0 },
         ..Look::default()

@@ -416,6 +416,9 @@ impl Ride {
         interrupts: &AtomicU32,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Order, Trouble> {
+        if look.again {
+            self.comparator.leaves_out();
+        }
         for side in [Side::A, Side::B] {
             self.go(side, Comparator::first_credit(), KEPT, look);
         }

@@ -202,8 +202,12 @@ struct Hot {
     taken: u64,
     recent: Recent,
     accesses: Accesses,
+    /// The number of the running block, where accesses are watched.
+    running: u32,
     /// What QEMU tells of an access.
     telling: Telling,
+    /// `whole`, where the next block is to be looked at when it is entered.
+    aside: Option<u64>,
     /// How many instructions may be entered before a block's beginning is looked at; not counted where none is.
     room: u64,
     /// Whether the counter is a running total (else it is set anew in each block).
@@ -221,7 +225,9 @@ static HOT: Shared<Hot> = Shared(UnsafeCell::new(Hot {
     taken: 0,
     recent: Recent::CLOSED,
     accesses: Accesses::NONE,
+    running: 0,
     telling: Telling::NOTHING,
+    aside: None,
     room: 0,
     running_total: false,
 }));
@@ -351,13 +357,26 @@ impl Hot {
         let now = unsafe { *self.counter };
         let marks = block.marks().len() as u64;
         let before =
-            if self.running_total { self.whole.wrapping_sub(self.taken).wrapping_sub(marks) } else { 0 };
+            if self.running_total { self.whole().wrapping_sub(self.taken).wrapping_sub(marks) } else { 0 };
         u64::from(block.started(now.wrapping_sub(before))).wrapping_sub(self.taken)
+    }
+
+    /// What stands at `counter` when the running block has run to its end.
+    fn whole(&self) -> u64 {
+        self.aside.unwrap_or(self.whole)
+    }
+
+    /// The next block that is entered goes the long way. What starts again has been translated anew before.
+    fn look_at_next(&mut self) {
+        self.aside = Some(self.whole());
+        // No count comes so far.
+        self.whole = u64::MAX;
     }
 
     /// A block with so many marks is entered.
     fn begin(&mut self, marks: u64) {
         self.taken = 0;
+        self.aside = None;
         if self.running_total {
             // SAFETY: as in `block_entered`.
             self.whole = unsafe { *self.counter } + marks;
@@ -371,7 +390,10 @@ impl Hot {
     /// Takes back the last start in the running block, which so has not run wholly.
     fn take_back(&mut self) {
         self.taken += 1;
-        self.whole += 1;
+        match &mut self.aside {
+            Some(whole) => *whole += 1,
+            None => self.whole += 1,
+        }
     }
 }
 
@@ -478,6 +500,7 @@ extern "C" fn vcpu_init(vcpu: c_uint, _: *mut c_void) {
 extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
     guarded(|probe, hot| {
         let Probe { qemu, watching, session, code, handles, .. } = probe;
+        hot.look_at_next();
         handles.clear();
         handles.extend((0..(qemu.tb_n_insns)(tb)).map(|i| (qemu.tb_get_insn)(tb, i)));
         code.clear();
@@ -500,10 +523,10 @@ extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
         let (stores, loads) = (look.stores, look.loads);
         for (&insn, number) in handles.iter().zip(0..) {
             if stores {
-                watching.watch(insn, number, true);
+                watching.watch(insn, block.id(), number, true);
             }
             if loads {
-                watching.watch(insn, number, false);
+                watching.watch(insn, block.id(), number, false);
             }
         }
         if look.inside.contains(&block.begin()) {
@@ -563,6 +586,7 @@ extern "C" fn block_entered<const TOTAL: bool, const SAMPLED: bool>(_: c_uint, e
     if *counter == hot.whole && (!SAMPLED || hot.room > 0) && hot.recent.push(entry) {
         if SAMPLED {
             hot.room = hot.room.saturating_sub(entry.count());
+            hot.running = entry.block();
         }
         if TOTAL {
             hot.whole += entry.marks();
@@ -594,6 +618,7 @@ extern "C" fn entered(entry: u64) {
         let started = hot.started(session.running());
         session.entered(entry.block(), started, &mut hot.accesses)?;
         hot.begin(entry.marks());
+        hot.running = entry.block();
         let position = session.position();
         if session.looking().is_due(position) {
             let nothing = State::default();

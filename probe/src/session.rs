@@ -61,6 +61,7 @@ impl Session {
         match codec::read(&mut host)? {
             Some(ToProbe::Go { credit, from, watch, keeps, look }) => {
                 let stream = Stream::at(from, keeps as usize);
+                let stream = if look.stores && look.again { stream.with_stores() } else { stream };
                 let looking = Looking::new(look);
                 Ok(Session { host, table, stream, credit, watch, seen: 0, last: None, looking })
             }

@@ -28,19 +28,28 @@ pub struct Access {
     tag: Tag,
 }
 
-/// Which instruction makes an access, and what kind of one: a word, so that generated code can carry it.
+/// Which instruction makes an access, and whether it writes: a word, so that generated code can carry it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tag(u64);
 
 impl Tag {
-    const STORE: u64 = 1 << 40;
+    const STORE: u64 = 1 << 16;
 
-    /// Of the instruction that is the `number`th of its block, from 0.
+    /// Of the instruction that is the `number`th, from 0, of a block.
     #[must_use]
-    pub fn of(number: u16, is_store: bool) -> Self {
-        Tag(u64::from(number) | if is_store { Self::STORE } else { 0 })
+    pub fn of(block: u32, number: u16, is_store: bool) -> Self {
+        Tag(u64::from(block) << 32 | u64::from(number) | if is_store { Self::STORE } else { 0 })
     }
 
+    /// Its block's number.
+    #[inline]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "32 bits are left")]
+    pub fn block(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    #[inline]
     #[must_use]
     pub fn is_store(self) -> bool {
         self.0 & Self::STORE != 0
@@ -53,6 +62,7 @@ impl Tag {
     }
 
     /// Of what [`packed`](Self::packed) gave.
+    #[inline]
     #[must_use]
     pub fn unpacked(word: u64) -> Self {
         Tag(word)
@@ -65,13 +75,20 @@ impl Access {
     #[inline]
     #[must_use]
     pub fn new(tag: Tag, entry: usize, address: u64, shift: u32, value: u64) -> Self {
-        Access { address, value, tag: Tag(tag.0 | (entry as u64 & 0xffff) << 16 | u64::from(shift) << 32) }
+        let own = tag.0 & (Tag::STORE | 0xffff);
+        Access { address, value, tag: Tag((entry as u64) << 32 | u64::from(shift) << 20 | own) }
     }
 
     /// The same where what was noted before its block has been taken in.
     #[must_use]
     pub fn of_running(self) -> Self {
-        Access { tag: Tag(self.tag.0 & !(0xffff << 16)), ..self }
+        Access { tag: Tag(self.tag.0 & 0xffff_ffff), ..self }
+    }
+
+    /// The same, made by the `number`th instruction of its block.
+    #[must_use]
+    pub fn made_by(self, number: u16) -> Self {
+        Access { tag: Tag(self.tag.0 & !0xffff | u64::from(number)), ..self }
     }
 
     /// The number of its instruction in the block, from 0.
@@ -82,13 +99,17 @@ impl Access {
     }
 
     pub(crate) fn entry(&self) -> usize {
-        (self.tag.0 >> 16 & 0xffff) as usize
+        (self.tag.0 >> 32) as usize
+    }
+
+    fn shift(&self) -> u64 {
+        self.tag.0 >> 20 & 3
     }
 
     /// How many bytes.
     #[must_use]
     pub fn size(&self) -> u8 {
-        1 << (self.tag.0 >> 32 & 3)
+        1 << self.shift()
     }
 
     #[must_use]
@@ -98,8 +119,7 @@ impl Access {
 
     /// What stands for it in the digest.
     fn identity(&self) -> u64 {
-        let size = self.tag.0 >> 32 & 3;
-        (self.address ^ size << 58).wrapping_mul(0xd6e8_feb8_6659_fd93) ^ self.value
+        (self.address ^ self.shift() << 58).wrapping_mul(0xd6e8_feb8_6659_fd93) ^ self.value
     }
 }
 
@@ -192,15 +212,16 @@ mod tests {
 
     #[test]
     fn an_access_is_what_it_was_made_of() {
-        let tag = Tag::unpacked(Tag::of(511, true).packed());
+        let tag = Tag::unpacked(Tag::of(u32::MAX, 511, true).packed());
         let access = Access::new(tag, 1025, 0xffff_8000_0000_1234, 3, u64::MAX);
+        assert_eq!(tag.block(), u32::MAX);
         assert_eq!((access.number(), access.entry(), access.size(), access.is_store()), (511, 1025, 8, true));
-        assert!(!Access::new(Tag::of(0, false), 0, 0, 0, 0).is_store());
+        assert!(!Access::new(Tag::of(7, 0, false), 0, 0, 0, 0).is_store());
     }
 
     #[test]
     fn address_size_value_order_and_kind_count() {
-        let store = |address, shift, value| Access::new(Tag::of(3, true), 1, address, shift, value);
+        let store = |address, shift, value| Access::new(Tag::of(7, 3, true), 1, address, shift, value);
         let of = |accesses: &[Access]| {
             let mut memory = Memory::default();
             memory.take_in(accesses);
@@ -215,11 +236,11 @@ mod tests {
             vec![a, store(0x1004, 2, 9)],
             vec![a, store(0x1008, 2, 8)],
             vec![a, store(0x1004, 3, 8)],
-            vec![a, Access::new(Tag::of(3, false), 1, 0x1004, 2, 8)],
+            vec![a, Access::new(Tag::of(7, 3, false), 1, 0x1004, 2, 8)],
         ] {
             assert_ne!(of(&other), both);
         }
-        let elsewhere = Access::new(Tag::of(9, true), 5, 0x1004, 2, 8);
+        let elsewhere = Access::new(Tag::of(8, 9, true), 5, 0x1004, 2, 8);
         assert_eq!(of(&[a, elsewhere]), both, "how blocks are cut does not count");
     }
 
@@ -227,7 +248,7 @@ mod tests {
     fn what_the_running_block_did_stays() {
         let mut accesses = Accesses::with_room();
         for entry in [0, 1, 1, 2, 2] {
-            assert!(accesses.push(Access::new(Tag::of(0, true), entry, entry as u64, 0, 0)));
+            assert!(accesses.push(Access::new(Tag::of(7, 0, true), entry, entry as u64, 0, 0)));
         }
         assert_eq!((accesses.before(0).len(), accesses.before(1).len(), accesses.before(2).len()), (0, 1, 3));
         accesses.forget_before(2);

@@ -10,6 +10,7 @@ use std::hash::{BuildHasher, Hash, RandomState};
 
 use serde::{Deserialize, Serialize};
 
+use crate::again::{Successor, successor};
 use crate::digest::{PAGE, Step, after_four, after_one, identity};
 use crate::quiet::is_quiet;
 
@@ -142,10 +143,11 @@ pub struct Block {
     code: Box<[u8]>,
     identities: Box<[u64]>,
     marks: Box<[u16]>,
+    successor: Successor,
 }
 
 impl Block {
-    fn new(id: u32, code: &Code, marks: Vec<u16>) -> Self {
+    fn new(id: u32, code: &Code, marks: Vec<u16>, successor: Successor) -> Self {
         let Code { addresses, bytes, sizes } = code;
         let ends = addresses.iter().zip(sizes).map(|(address, &size)| address.wrapping_add(size.into()));
         let follows = ends.zip(addresses.iter().skip(1)).all(|(end, &next)| end == next);
@@ -157,6 +159,7 @@ impl Block {
             code: [&sizes[..], bytes].concat().into(),
             identities: code.pieces().map(|(address, bytes)| identity(address, bytes)).collect(),
             marks: marks.into(),
+            successor,
         }
     }
 
@@ -224,6 +227,12 @@ impl Block {
             Ok(passed) if passed == self.marks.len() => self.count,
             _ => u32::MAX,
         }
+    }
+
+    /// How its last instruction can be followed by itself.
+    #[must_use]
+    pub fn successor(&self) -> Successor {
+        self.successor
     }
 
     /// Its instructions, in order.
@@ -294,7 +303,10 @@ impl Table {
         let id = u32::try_from(self.blocks.len()).expect("fewer than 2^32 distinct blocks");
         let count = u16::try_from(code.addresses.len()).expect("QEMU's blocks have at most 512 instructions");
         let marks = if self.x86 { marks(code) } else { (1..=count).collect() };
-        let block: &'static Block = Box::leak(Box::new(Block::new(id, code, marks)));
+        let last = code.pieces().last().map_or(Successor::Itself, |(_, bytes)| {
+            if self.x86 { successor(bytes) } else { Successor::Itself }
+        });
+        let block: &'static Block = Box::leak(Box::new(Block::new(id, code, marks, last)));
         self.blocks.push(block);
         self.digests.push(Step::over(&block.identities).after(0));
         self.before.push(newest);

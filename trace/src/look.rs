@@ -246,7 +246,7 @@ mod tests {
         assert!(!looking.is_due(9) && looking.is_due(12));
         looking.take(12, 0x1000, Memory::default(), &state(&[1, 2]));
         assert!(looking.is_due(13) && looking.is_close());
-        let access = |number| Access::new(Tag::of(number, true), 0, 0x5000, 3, 7);
+        let access = |number| Access::new(Tag::of(0, number, true), 0, 0x5000, 3, 7);
         looking.made(12, 13, &[access(0)]);
         looking.step(13, 0x1004, false, &state(&[1, 3]));
         // The instruction at 14 started and was left: its access does not count.

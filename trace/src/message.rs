@@ -104,6 +104,9 @@ pub struct Look {
     pub loads: bool,
     /// Whether accesses count with their values; else with their addresses and sizes.
     pub values: bool,
+    /// Whether what an instruction stores says if it has started again ([`crate::again`]); what a recording has counted knows
+    /// nothing of that.
+    pub again: bool,
     /// Whether samples tell of registers.
     pub registers: bool,
     /// A sample is taken at the first block that begins at a multiple of so many instructions, or behind it; 0: none is.

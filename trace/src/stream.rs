@@ -5,7 +5,8 @@
 //! 1. A block may end early (a fault in the middle): only the instructions that started count.
 //! 2. An instruction may start twice: a store that changes its own block's code, or I/O in the middle of a
 //!    block, makes QEMU abandon the block and start again at that very instruction. So where fewer started
-//!    than the block has, and the next block starts at the last one started, that one counts once.
+//!    than the block has, and the next block starts at the last one started, that one counts once. Where all of the block
+//!    started and the next starts at its last, [`crate::again`] knows whether that can be.
 //!
 //! A position is the number of instructions before a point of the stream. An instruction that faults is in the
 //! stream each time it starts, so positions run ahead of QEMU's own icount by one for each such fault.
@@ -13,6 +14,7 @@
 use std::collections::VecDeque;
 
 use crate::access::{Access, Accesses, Memory};
+use crate::again::Successor;
 use crate::block::{Block, Entry, Instruction, Table};
 use crate::digest::{Step, append};
 use crate::message::{CHUNK, MOST_DIGESTS, Point, Visit, Window};
@@ -95,6 +97,8 @@ pub struct Stream {
     /// The chunks before, oldest first, and how many at the most.
     kept: VecDeque<Chunk>,
     keeps: usize,
+    /// Whether the accesses that it is given have all that is written.
+    sees_stores: bool,
 }
 
 impl Stream {
@@ -112,7 +116,14 @@ impl Stream {
             current: Chunk { first: position, digest, skip: 0, entries: Vec::new() },
             kept: VecDeque::new(),
             keeps,
+            sees_stores: false,
         }
+    }
+
+    /// The same where it is given all that is written to memory.
+    #[must_use]
+    pub fn with_stores(self) -> Self {
+        Stream { sees_stores: true, ..self }
     }
 
     /// Instructions that are in the stream for certain, and their digest.
@@ -232,13 +243,27 @@ impl Stream {
                 return Err(Unaccounted { address, count: block.count(), started });
             }
         };
-        if ran > 0 && ran < block.count() && next == Some(identities[ran as usize - 1]) {
+        if ran > 0
+            && next == Some(identities[ran as usize - 1])
+            && (ran < block.count() || self.starts_again(block, accesses))
+        {
             ran -= 1;
             self.left_out = Some(self.position + u64::from(ran));
         }
         let full = if ran == 0 { None } else { self.take_in(block, ran, of_first(accesses.noted(), ran)) };
         accesses.clear();
         Ok(full)
+    }
+
+    /// Whether the last instruction of `block`, which is entered once more, had not been executed.
+    fn starts_again(&self, block: &Block, accesses: &Accesses) -> bool {
+        let last = block.count() - 1;
+        let stored = || accesses.noted().iter().any(|access| access.is_store() && access.number() == last);
+        match block.successor() {
+            Successor::Other => true,
+            Successor::ItselfHavingStored => self.sees_stores && !stored(),
+            Successor::Itself => false,
+        }
     }
 
     /// Appends the first `ran` instructions of `block`, and the accesses that they made.
@@ -413,6 +438,42 @@ mod tests {
     }
 
     #[test]
+    fn a_blocks_last_instruction_that_starts_again_counts_once() {
+        let block_of = |table: &mut Table, bytes: &[&[u8]]| {
+            let mut address = 0x1000;
+            let instructions = bytes.iter().map(|bytes| {
+                address += bytes.len() as u64;
+                Instruction { address: address - bytes.len() as u64, bytes: bytes.to_vec() }
+            });
+            table.intern(&instructions.collect::<Vec<_>>().iter().collect())
+        };
+        // A push as last; and a repeated string instruction, which stores in each of its turns that is executed.
+        for (code, again, sees, stores, counts) in [
+            (&[&[0x90][..], &[0x50]][..], [&[0x50][..]], false, false, 2),
+            (&[&[0xf3, 0xa4]], [&[0xf3, 0xa4]], true, false, 1),
+            (&[&[0xf3, 0xa4]], [&[0xf3, 0xa4]], true, true, 2),
+            (&[&[0xf3, 0xa4]], [&[0xf3, 0xa4]], false, false, 2),
+            (&[&[0xeb, 0xfe]], [&[0xeb, 0xfe]], true, false, 2),
+        ] {
+            let mut table = Table::of("x86_64");
+            let stream = Stream::at(Point::START, 2);
+            let mut stream = if sees { stream.with_stores() } else { stream };
+            let first = block_of(&mut table, code);
+            let last = &first.instructions()[code.len() - 1];
+            let second =
+                table.intern(&[Instruction { bytes: again[0].to_vec(), ..last.clone() }].iter().collect());
+            let mut accesses = Accesses::with_room();
+            stream.enter(first, 0, &mut accesses).unwrap();
+            if stores {
+                accesses.push(Access::new(Tag::of(0, 0, true), 0, 0x5000, 0, 1));
+            }
+            stream.enter(second, first.count().into(), &mut accesses).unwrap();
+            stream.finish(1, &mut accesses).unwrap();
+            assert_eq!(stream.end().position, counts, "{code:02x?} {sees} {stores}");
+        }
+    }
+
+    #[test]
     fn a_loop_of_one_instruction_counts_each_time() {
         let (mut table, mut stream) = (Table::of(""), Stream::at(Point::START, 2));
         let a = block(&mut table, &[7]);
@@ -516,7 +577,7 @@ mod tests {
                     for (number, at) in (0..).zip(position..position + ran) {
                         for (is_store, every) in [(true, 3), (false, 4)] {
                             if at % every == 0 {
-                                let (tag, at) = (Tag::of(number, is_store), at as u64);
+                                let (tag, at) = (Tag::of(0, number, is_store), at as u64);
                                 while !accesses.push(Access::new(tag, recent.len(), 8 * at, 3, at)) {
                                     accesses.grow();
                                 }

@@ -65,9 +65,9 @@ impl Watching {
         Ok((Watching { register, callback: if values { accessed } else { touched } }, telling))
     }
 
-    /// Has the accesses told of an instruction, the `number`th of its block.
-    pub(super) fn watch(self, insn: Handle, number: u16, is_store: bool) {
-        let tag = usize::try_from(Tag::of(number, is_store).packed()).expect("a 64-bit host");
+    /// Has the accesses told of an instruction, the `number`th of a block.
+    pub(super) fn watch(self, insn: Handle, block: u32, number: u16, is_store: bool) {
+        let tag = usize::try_from(Tag::of(block, number, is_store).packed()).expect("a 64-bit host");
         let which = if is_store { WRITES } else { READS };
         (self.register)(insn, self.callback, CB_NO_REGS, which, std::ptr::without_provenance_mut(tag));
     }
@@ -85,8 +85,17 @@ extern "C" fn accessed(_: c_uint, info: u32, address: u64, tag: *mut c_void) {
         note_both(tag, address, low, high);
         return;
     };
-    let access = Access::new(tag, hot.recent.filled(), address, shift, low & kept);
-    if !hot.accesses.push(access) {
+    note(tag, address, shift, low & kept);
+}
+
+#[inline]
+fn note(tag: Tag, address: u64, shift: u32, value: u64) {
+    // SAFETY: as in `accessed`.
+    let hot = unsafe { &mut *HOT.0.get() };
+    let access = Access::new(tag, hot.recent.filled(), address, shift, value);
+    if tag.block() != hot.running {
+        note_again(access);
+    } else if !hot.accesses.push(access) {
         make_room(access);
     }
 }
@@ -105,22 +114,28 @@ extern "C" fn touched(_: c_uint, info: u32, address: u64, tag: *mut c_void) {
         note_both(tag, address, 0, 0);
         return;
     }
-    let access = Access::new(tag, hot.recent.filled(), address, shift, 0);
-    if !hot.accesses.push(access) {
-        make_room(access);
-    }
+    note(tag, address, shift, 0);
 }
 
 /// Sixteen bytes.
 fn note_both(tag: Tag, address: u64, low: u64, high: u64) {
-    for (address, value) in [(address, low), (address.wrapping_add(8), high)] {
-        // SAFETY: as in `accessed`.
-        let hot = unsafe { &mut *HOT.0.get() };
-        let access = Access::new(tag, hot.recent.filled(), address, 3, value);
-        if !hot.accesses.push(access) {
-            make_room(access);
-        }
-    }
+    note(tag, address, 3, low);
+    note(tag, address.wrapping_add(8), 3, high);
+}
+
+/// An instruction that was left for its input or output is executed alone, in a block that nothing is told of but its
+/// accesses (`CF_MEMI_ONLY` in accel/tcg/translate-all.c, 7.2 and 10.0): it is the last that started in the running one.
+#[cold]
+#[inline(never)]
+fn note_again(access: Access) {
+    guarded(|probe, hot| {
+        probe.session.settle(&mut hot.recent, &mut hot.accesses)?;
+        let started = hot.started(probe.session.running());
+        let number = u16::try_from(started.saturating_sub(1)).unwrap_or(u16::MAX);
+        hot.accesses.grow();
+        hot.accesses.push(access.of_running().made_by(number));
+        Ok(())
+    });
 }
 
 /// Takes in what is noted, and notes this.

@@ -13,7 +13,7 @@ struct GlibArray {
     len: c_uint,
 }
 
-/// `qemu_plugin_reg_descriptor` (include/qemu/qemu-plugin.h of 9.0 and later).
+/// The head of `qemu_plugin_reg_descriptor` (include/qemu/qemu-plugin.h of 9.0 and later).
 #[repr(C)]
 struct Descriptor {
     handle: Handle,
@@ -44,6 +44,7 @@ impl Registers {
     pub(super) fn find() -> Result<Self, String> {
         let list: extern "C" fn() -> *mut GlibArray = function(c"qemu_plugin_get_registers")?;
         let free: extern "C" fn(*mut GlibArray, c_int) -> *mut c_char = function(c"g_array_free")?;
+        let element_size: extern "C" fn(*mut GlibArray) -> c_uint = function(c"g_array_get_element_size")?;
         let make: extern "C" fn() -> *mut GlibArray = function(c"g_byte_array_new")?;
         let mut registers = Registers {
             handles: Vec::new(),
@@ -57,10 +58,15 @@ impl Registers {
         if array.is_null() {
             return Err("this QEMU tells no registers".to_owned());
         }
-        // SAFETY: QEMU gives an array of `len` descriptors, which is ours until it is freed.
-        let descriptors =
-            unsafe { std::slice::from_raw_parts((*array).data.cast::<Descriptor>(), (*array).len as usize) };
-        for descriptor in descriptors {
+        let size = element_size(array) as usize;
+        if size < size_of::<Descriptor>() || !size.is_multiple_of(align_of::<Descriptor>()) {
+            return Err("this QEMU describes registers in another way".to_owned());
+        }
+        // SAFETY: QEMU gives an array of `len` elements, which is ours until it is freed.
+        let (data, count) = unsafe { ((*array).data, (*array).len as usize) };
+        for number in 0..count {
+            // SAFETY: within the array; each element begins with what `Descriptor` names, later versions add to it.
+            let descriptor = unsafe { data.add(number * size).cast::<Descriptor>().read() };
             let text = |text: *const c_char| {
                 // SAFETY: null, or a C string of QEMU's that lives as long as QEMU.
                 (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
