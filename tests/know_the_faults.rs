@@ -1,0 +1,179 @@
+//! A developer has builds of QEMU with a fault of known place, to try a comparison of builds on: each differs from the
+//! good build first at the place that the list names, and in nothing else that a kernel's boot shows.
+//!
+//! The place is proven without lockstep, by going there in recordings of both builds.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod tandem;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use corpus::faults::{Fault, fault, faults, good};
+use tandem::moments::Shown;
+use tandem::{Place, guest, words};
+
+/// Where a run goes on for ever.
+const FAR: u64 = 20_000_000;
+
+/// How the effect of a guilty instruction is seen right after it.
+enum Effect {
+    Registers,
+    /// In so many bytes from this address on.
+    Memory(&'static str, &'static str),
+    Console,
+    /// By its registers here, because to stop right after it would hide it.
+    RegistersAt(&'static str),
+    /// QEMU dies in it.
+    Death,
+}
+
+fn effect(of: &Fault) -> Effect {
+    match of.name {
+        "stored" => Effect::Memory("2", "0x9004"),
+        "frame" => Effect::Memory("40", "$sp"),
+        "real-frame" => Effect::Memory("6", "0x20000 + $sp"),
+        "console" => Effect::Console,
+        "liveness" => Effect::RegistersAt("handled"),
+        "death" => Effect::Death,
+        _ => Effect::Registers,
+    }
+}
+
+/// Records a fault's guest on `build`.
+fn record(place: &Place, file: &str, build: &Path, of: &Fault) -> tandem::Ran {
+    let far = FAR.to_string();
+    let mut line = words(&["record", "-o", file, "--time", "virtual"]);
+    if of.name == "link" {
+        line.extend(words(&["--until-icount", &far]));
+    }
+    line.extend(words(&["--", &build.display().to_string()]));
+    place.run(&[line, of.arguments().unwrap()].concat())
+}
+
+fn at(place: &Place, file: &str, moment: &str) -> Shown {
+    place.at_in_one_run(file, &[moment]).remove(0)
+}
+
+/// What gdb prints of the memory at a moment.
+fn memory(place: &Place, file: &str, moment: &str, count: &str, address: &str) -> String {
+    let print = format!("x/{count}xb {address}");
+    let ran = place.run(&["debug", file, "--at", moment, "--", "-batch", "-ex", &print]);
+    ran.ends_with(0);
+    ran.out.lines().filter(|line| line.starts_with("0x") && line.contains(":\t")).collect()
+}
+
+fn console(place: &Place, file: &str, moment: &str) -> String {
+    let ran = place.run(&["replay", file, "--no-checkpoints", "--format", "json", "--at", moment]);
+    ran.ends_with(0);
+    ran.json()["console"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn the_good_build_runs_each_guest_to_its_end() {
+    let place = Place::new();
+    for (name, console) in [
+        ("rom-real", "00001111\n00000047\n"),
+        ("rom-arithmetic", "80000000\n49e5bfed\n0c000000\n00c09300\n00040003\n~\n0000002a\n"),
+        ("rom-blocks", "11111111\n22222222\n000003e8\n"),
+        ("rom-exceptions", "00001111\n00010047\n00007000\n00004444\n"),
+        ("rom-interrupts", "00000000\n00000000\n"),
+        ("rom-late", "07a13f40\n"),
+    ] {
+        let file = format!("{name}.tdm");
+        let recorded = place.record(&file, &good().unwrap().display().to_string(), &guest(name));
+        recorded.ends_with(0);
+        assert_eq!(recorded.out, console, "{name}");
+    }
+}
+
+#[test]
+fn each_fault_acts_first_at_its_place() {
+    let place = Place::new();
+    let mut recorded = BTreeSet::new();
+    for of in faults() {
+        let name = of.name;
+        let (good_file, file) = (format!("{}-good.tdm", of.guest), format!("{name}.tdm"));
+        if recorded.insert(of.guest) {
+            let good = Fault { name: "good", ..of.clone() };
+            record(&place, &good_file, &self::good().unwrap(), &good).ends_with(0);
+        }
+        let ran = record(&place, &file, &of.build().unwrap(), &of);
+        let guilty = format!("pc:{:x}#{}", of.address().unwrap(), of.nth);
+        let before = at(&place, &good_file, &guilty);
+        if let Effect::Death = effect(&of) {
+            ran.ends_with(2);
+            let position = recorder::account::grouped(before.position);
+            assert!(ran.err.contains(&position), "{name}: not at {position}:\n{}", ran.err);
+            continue;
+        }
+        ran.ends_with(0);
+        assert_eq!(at(&place, &file, &guilty), before, "{name}: before {guilty}");
+
+        let after = format!("instruction:{}", before.position + 1);
+        let [good_after, bad_after] = [&good_file, &file].map(|file| at(&place, file, &after));
+        assert_eq!(good_after.position, bad_after.position, "{name}");
+        let (good_says, bad_says) = match effect(&of) {
+            Effect::Registers => (good_after.state, bad_after.state),
+            Effect::Memory(count, address) => {
+                assert_eq!(good_after, bad_after, "{name}: only memory is to differ");
+                let [good, bad] = [&good_file, &file].map(|file| memory(&place, file, &after, count, address));
+                (good, bad)
+            }
+            Effect::Console => {
+                assert_eq!(good_after, bad_after, "{name}: only the console is to differ");
+                let [good, bad] = [&good_file, &file].map(|file| console(&place, file, &guilty));
+                assert_eq!(good, bad, "{name}: the console before {guilty}");
+                let [good, bad] = [&good_file, &file].map(|file| console(&place, file, &after));
+                (good, bad)
+            }
+            Effect::RegistersAt(label) => {
+                let there = format!("pc:{:x}", of.address_of(label).unwrap());
+                let [good, bad] = [&good_file, &file].map(|file| at(&place, file, &there).state);
+                (good, bad)
+            }
+            Effect::Death => unreachable!("told above"),
+        };
+        assert!(!good_says.is_empty());
+        assert_ne!(good_says, bad_says, "{name}: after {guilty}");
+    }
+}
+
+/// The console of a Linux boot, its end included, on a build.
+fn boot(build: &Path) -> String {
+    let mut line = Command::new(build);
+    line.args(guest("linux")).args(["-nodefaults", "-icount", "shift=0,sleep=off"]);
+    line.args(["-rtc", "base=2026-01-01T00:00:00,clock=vm", "-seed", "1"]).stdin(Stdio::null());
+    let ran = line.output().unwrap();
+    assert!(ran.status.success(), "{}: {}", build.display(), String::from_utf8_lossy(&ran.stderr));
+    String::from_utf8(ran.stdout).unwrap()
+}
+
+#[test]
+fn a_build_with_a_fault_boots_linux_as_the_good_one_does() {
+    let expected = boot(&good().unwrap());
+    assert!(expected.contains("tandem guest: hello from Linux") && expected.contains("reboot: Power down"));
+    let others: BTreeMap<&str, String> =
+        faults().map(|fault| (fault.name, boot(&fault.build().unwrap()))).collect();
+    for (name, console) in others {
+        assert!(console == expected, "{name} differs:\n{console}\n-- the good one:\n{expected}");
+    }
+}
+
+#[test]
+fn a_fault_is_told_by_its_name() {
+    let place = Place::new();
+    let listed = place.run(&["corpus"]);
+    listed.ends_with(0);
+    for of in faults() {
+        assert!(listed.out.lines().any(|line| line.starts_with(&format!("fault {:<12} ", of.name))));
+    }
+    let of = fault("flag").unwrap();
+    let told = place.run(&["corpus", "--fault", "flag"]);
+    told.ends_with(0);
+    assert!(told.out.contains(&format!("\nguilty   pc:{:x}#1 (overflow)\n", of.address().unwrap())), "{}", told.out);
+    assert!(told.out.contains(&of.build().unwrap().display().to_string()));
+    place.run(&["corpus", "--fault", "nope"]).is_refused_with(&["no fault `nope`", "flag"]);
+}
