@@ -119,7 +119,8 @@ fn each_fault_acts_first_at_its_place() {
             Effect::Registers => (good_after.state, bad_after.state),
             Effect::Memory(count, address) => {
                 assert_eq!(good_after, bad_after, "{name}: only memory is to differ");
-                let [good, bad] = [&good_file, &file].map(|file| memory(&place, file, &after, count, address));
+                let [good, bad] =
+                    [&good_file, &file].map(|file| memory(&place, file, &after, count, address));
                 (good, bad)
             }
             Effect::Console => {
@@ -173,7 +174,11 @@ fn a_fault_is_told_by_its_name() {
     let of = fault("flag").unwrap();
     let told = place.run(&["corpus", "--fault", "flag"]);
     told.ends_with(0);
-    assert!(told.out.contains(&format!("\nguilty   pc:{:x}#1 (overflow)\n", of.address().unwrap())), "{}", told.out);
+    assert!(
+        told.out.contains(&format!("\nguilty   pc:{:x}#1 (overflow)\n", of.address().unwrap())),
+        "{}",
+        told.out
+    );
     assert!(told.out.contains(&of.build().unwrap().display().to_string()));
     place.run(&["corpus", "--fault", "nope"]).is_refused_with(&["no fault `nope`", "flag"]);
 }
