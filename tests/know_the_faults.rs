@@ -7,11 +7,11 @@
 
 mod tandem;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use corpus::faults::{Fault, fault, faults, good};
+use corpus::faults::{Fault, GOOD, fault, faults, good};
 use tandem::moments::Shown;
 use tandem::{Place, guest, words};
 
@@ -21,6 +21,8 @@ const FAR: u64 = 20_000_000;
 /// How the effect of a guilty instruction is seen right after it.
 enum Effect {
     Registers,
+    /// By its registers one instruction later: right after it an interrupt has not been taken yet.
+    RegistersThen,
     /// In so many bytes from this address on.
     Memory(&'static str, &'static str),
     Console,
@@ -35,7 +37,9 @@ fn effect(of: &Fault) -> Effect {
         "stored" => Effect::Memory("2", "0x9004"),
         "frame" => Effect::Memory("40", "$sp"),
         "real-frame" => Effect::Memory("6", "0x20000 + $sp"),
+        "interrupt" | "timer" => Effect::RegistersThen,
         "console" => Effect::Console,
+        "changed-code" => Effect::RegistersAt("changed_again"),
         "liveness" => Effect::RegistersAt("handled"),
         "death" => Effect::Death,
         _ => Effect::Registers,
@@ -89,57 +93,86 @@ fn the_good_build_runs_each_guest_to_its_end() {
     }
 }
 
-#[test]
-fn each_fault_acts_first_at_its_place() {
+/// Goes to the guilty instruction of each fault of a guest, on the good build and on the faulty one: all is the same right
+/// before it, and its effect is another.
+fn each_acts_first_at_its_place(guest: &str) {
     let place = Place::new();
-    let mut recorded = BTreeSet::new();
-    for of in faults() {
-        let name = of.name;
-        let (good_file, file) = (format!("{}-good.tdm", of.guest), format!("{name}.tdm"));
-        if recorded.insert(of.guest) {
-            let good = Fault { name: "good", ..of.clone() };
-            record(&place, &good_file, &self::good().unwrap(), &good).ends_with(0);
-        }
-        let ran = record(&place, &file, &of.build().unwrap(), &of);
+    let build = |of: &Fault| of.build().unwrap();
+    let shown: Vec<Fault> = faults().filter(|of| of.guest == guest).collect();
+    record(&place, "good.tdm", &good().unwrap(), &Fault { name: GOOD, ..shown[0].clone() }).ends_with(0);
+    for of in &shown {
         let guilty = format!("pc:{:x}#{}", of.address().unwrap(), of.nth);
-        let before = at(&place, &good_file, &guilty);
-        if let Effect::Death = effect(&of) {
+        let before = at(&place, "good.tdm", &guilty);
+        let ran = record(&place, "bad.tdm", &build(of), of);
+        if let Effect::Death = effect(of) {
             ran.ends_with(2);
             let position = recorder::account::grouped(before.position);
-            assert!(ran.err.contains(&position), "{name}: not at {position}:\n{}", ran.err);
+            assert!(ran.err.contains(&position), "{}: not at {position}:\n{}", of.name, ran.err);
             continue;
         }
         ran.ends_with(0);
-        assert_eq!(at(&place, &file, &guilty), before, "{name}: before {guilty}");
+        assert_eq!(at(&place, "bad.tdm", &guilty), before, "{}: before {guilty}", of.name);
 
         let after = format!("instruction:{}", before.position + 1);
-        let [good_after, bad_after] = [&good_file, &file].map(|file| at(&place, file, &after));
-        assert_eq!(good_after.position, bad_after.position, "{name}");
-        let (good_says, bad_says) = match effect(&of) {
-            Effect::Registers => (good_after.state, bad_after.state),
+        let both = ["good.tdm", "bad.tdm"];
+        let seen = match effect(of) {
+            Effect::Registers => both.map(|file| at(&place, file, &after).state),
+            Effect::RegistersThen => {
+                let then = format!("instruction:{}", before.position + 2);
+                both.map(|file| at(&place, file, &then).state)
+            }
             Effect::Memory(count, address) => {
-                assert_eq!(good_after, bad_after, "{name}: only memory is to differ");
-                let [good, bad] =
-                    [&good_file, &file].map(|file| memory(&place, file, &after, count, address));
-                (good, bad)
+                let [good, bad] = both.map(|file| at(&place, file, &after));
+                assert_eq!(good, bad, "{}: only memory is to differ", of.name);
+                both.map(|file| memory(&place, file, &after, count, address))
             }
             Effect::Console => {
-                assert_eq!(good_after, bad_after, "{name}: only the console is to differ");
-                let [good, bad] = [&good_file, &file].map(|file| console(&place, file, &guilty));
-                assert_eq!(good, bad, "{name}: the console before {guilty}");
-                let [good, bad] = [&good_file, &file].map(|file| console(&place, file, &after));
-                (good, bad)
+                let [good, bad] = both.map(|file| at(&place, file, &after));
+                assert_eq!(good, bad, "{}: only the console is to differ", of.name);
+                let [good, bad] = both.map(|file| console(&place, file, &guilty));
+                assert_eq!(good, bad, "{}: the console before {guilty}", of.name);
+                both.map(|file| console(&place, file, &after))
             }
             Effect::RegistersAt(label) => {
                 let there = format!("pc:{:x}", of.address_of(label).unwrap());
-                let [good, bad] = [&good_file, &file].map(|file| at(&place, file, &there).state);
-                (good, bad)
+                both.map(|file| at(&place, file, &there).state)
             }
             Effect::Death => unreachable!("told above"),
         };
-        assert!(!good_says.is_empty());
-        assert_ne!(good_says, bad_says, "{name}: after {guilty}");
+        assert!(!seen[0].is_empty());
+        assert_ne!(seen[0], seen[1], "{}: after {guilty}", of.name);
+        std::fs::remove_file(place.path("bad.tdm")).unwrap();
     }
+}
+
+#[test]
+fn faults_in_real_mode() {
+    each_acts_first_at_its_place("rom-real");
+}
+
+#[test]
+fn faults_of_single_instructions() {
+    each_acts_first_at_its_place("rom-arithmetic");
+}
+
+#[test]
+fn faults_of_blocks_that_change() {
+    each_acts_first_at_its_place("rom-blocks");
+}
+
+#[test]
+fn faults_of_exceptions() {
+    each_acts_first_at_its_place("rom-exceptions");
+}
+
+#[test]
+fn faults_of_interrupts() {
+    each_acts_first_at_its_place("rom-interrupts");
+}
+
+#[test]
+fn a_fault_that_acts_late() {
+    each_acts_first_at_its_place("rom-late");
 }
 
 /// The console of a Linux boot, its end included, on a build.

@@ -13,9 +13,10 @@ main:
     jmp changed
 1:  call print
     movl $0x22222222, changed + 1
-    mov $2f, %ebx
+    mov $changed_again, %ebx
     jmp changed
-2:  call print
+changed_again:
+    call print
     xor %ecx, %ecx
     jmp turn
 
