@@ -45,6 +45,7 @@ after_division:
     xor %edx, %edx
 hint:
     monitor
+    mov $2, %ecx
     mov $0x3333, %eax
     call print
     jmp end
@@ -68,9 +69,6 @@ gate:
 
 absent:
     mov %rbx, %rax
-handled:
-    nop
-    nop
     call print
     movq $after_store, 8(%rsp)
     add $8, %rsp
