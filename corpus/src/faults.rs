@@ -46,6 +46,8 @@ pub struct Fault {
     pub label: &'static str,
     /// Which execution of that instruction is the first with a wrong effect, from 1 on.
     pub nth: u64,
+    /// Ways of running or looking under which it is not there, as the list names them.
+    pub hidden: Vec<&'static str>,
 }
 
 impl Stage {
@@ -88,6 +90,7 @@ impl Fault {
             guest: field("guest")?,
             label: field("label")?,
             nth: field("nth")?.parse().ok()?,
+            hidden: field("hidden").unwrap_or_default().split_whitespace().collect(),
         })
     }
 
