@@ -3,7 +3,7 @@
 use crate::progress::say;
 use crate::{Failure, Outcome};
 
-/// List the builds and guests that ./setup has brought, or say where one lies.
+/// List the builds, guests and faults that ./setup has brought, or say where one lies.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Print the path of this build's executable
@@ -12,6 +12,9 @@ pub struct Arguments {
     /// Print QEMU's arguments for this guest
     #[arg(long, value_name = "NAME")]
     guest: Option<String>,
+    /// Print what is known of this fault: its build, the guest that shows it, and the guilty instruction
+    #[arg(long, value_name = "NAME")]
+    fault: Option<String>,
 }
 
 pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
@@ -21,7 +24,15 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     if let Some(name) = &arguments.guest {
         say(&::corpus::guest(name)?.join(" "));
     }
-    if arguments.build.is_none() && arguments.guest.is_none() {
+    if let Some(name) = &arguments.fault {
+        let fault = ::corpus::faults::fault(name)?;
+        say(&format!("fault    {}: {} ({})", fault.kind, fault.what, fault.stage.name()));
+        say(&format!("build    {}", fault.build()?.display()));
+        say(&format!("guest    {}", fault.arguments()?.join(" ")));
+        say(&format!("symbols  {}", fault.symbols()?.display()));
+        say(&format!("guilty   pc:{:x}#{} ({})", fault.address()?, fault.nth, fault.label));
+    }
+    if arguments.build.is_none() && arguments.guest.is_none() && arguments.fault.is_none() {
         for name in ::corpus::builds() {
             let place = ::corpus::build(name);
             say(&format!(
@@ -34,6 +45,9 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
                 "guest {name:<12} {}",
                 ::corpus::guest(name).map_or_else(|e| e.to_string(), |a| a.join(" "))
             ));
+        }
+        for fault in ::corpus::faults::faults() {
+            say(&format!("fault {:<12} {}", fault.name, fault.kind));
         }
     }
     Ok(Outcome::Same)

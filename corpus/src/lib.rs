@@ -1,5 +1,7 @@
 //! The builds and guests that Tandem is shown and tested on, and where they lie. The lists are `builds.txt` and
-//! `guests.txt` in this folder, which `./setup` reads too.
+//! `guests.txt` in this folder, which `./setup` reads too. [`faults`] are builds made worse on purpose.
+
+pub mod faults;
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +16,11 @@ pub enum Error {
     NoBuild { name: String, known: String },
     #[error("there is no guest `{name}`; there are: {known}")]
     NoGuest { name: String, known: String },
-    #[error("`{0}` is not there; run ./setup")]
+    #[error("there is no fault `{name}`; there are: {known}")]
+    NoFault { name: String, known: String },
+    #[error("`{file}` has no label `{label}`; run ./setup check")]
+    NoLabel { label: String, file: PathBuf },
+    #[error("`{0}` is not there; run ./setup, or ./setup check")]
     Missing(PathBuf),
 }
 
@@ -52,7 +58,10 @@ fn expand(word: &str, cache: &Path) -> String {
 pub fn build(name: &str) -> Result<PathBuf, Error> {
     let found = lines(BUILDS).find(|(known, _)| *known == name).and_then(|(_, words)| words.last().copied());
     let word = found.ok_or_else(|| Error::NoBuild { name: name.to_owned(), known: known(BUILDS) })?;
-    let path = PathBuf::from(expand(word, &cache()?));
+    present(PathBuf::from(expand(word, &cache()?)))
+}
+
+fn present(path: PathBuf) -> Result<PathBuf, Error> {
     if path.is_file() { Ok(path) } else { Err(Error::Missing(path)) }
 }
 

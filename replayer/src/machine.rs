@@ -446,6 +446,21 @@ impl<'a> Machine<'a> {
         self.say(Asked::Where)
     }
 
+    /// Where the probe has found what is watched for, when it was on its way still as the guest came to stand.
+    ///
+    /// # Errors
+    /// Where the probe does not tell.
+    pub fn found(&mut self) -> Result<u64, Error> {
+        loop {
+            match self.come.recv_timeout(self.setting.patience) {
+                Ok(Happening::Probe(FromProbe::Found { position })) => return Ok(position),
+                Ok(Happening::Console(_) | Happening::Probe(FromProbe::Chunk { .. })) => {}
+                Ok(other) => return Err(Error::Probe(format!("it said {other:?} out of turn"))),
+                Err(_) => return Err(self.or_died(Error::Probe("it does not say what it found".to_owned()))),
+            }
+        }
+    }
+
     fn say(&mut self, asked: Asked) -> Result<Standing, Error> {
         let gone = |why: String| Error::Probe(why);
         codec::write(&mut self.asking, &asked).map_err(|error| gone(error.to_string()))?;

@@ -221,6 +221,7 @@ impl<'a> Seeker<'a> {
     /// # Errors
     /// As [`to`](Self::to).
     pub fn find(&mut self, watch: Watch, icount: u64) -> Result<Found, Error> {
+        let until = watch.until;
         let mut machine = self.nearest(0, 0, watch)?;
         let mut found = None;
         let Seeker { recording, progress, .. } = self;
@@ -233,6 +234,9 @@ impl<'a> Seeker<'a> {
         })?;
         // Where it is found nobody asks how many there were.
         let seen = if stop == Stop::Told { 0 } else { machine.standing()?.seen };
+        if found.is_none() && seen >= until {
+            found = Some(machine.found()?);
+        }
         Ok(Found { wanted: found, seen })
     }
 
