@@ -49,6 +49,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         arguments: None,
         extra: Pair::of(|_: Side| &[][..]),
         driven: Driven::Recordings(Pair { a: &mut a, b: &mut b }),
+        explain: false,
         interrupts: &INTERRUPTS,
     };
     let report = ride(request, &mut |equal| progress.show(equal, String::new));

@@ -1,5 +1,6 @@
 //! `tandem lockstep`
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use ::lockstep::comparator::Pair;
@@ -33,6 +34,13 @@ pub struct Arguments {
     /// Drive both sides by this recording instead of running them live
     #[arg(long, value_name = "FILE")]
     recording: Option<PathBuf>,
+    /// Run both builds once more and show what each makes of the guilty block: guest code, TCG ops, host code. As text on
+    /// a terminal it is done anyway
+    #[arg(long, overrides_with = "no_explain")]
+    explain: bool,
+    /// Leave that out
+    #[arg(long, overrides_with = "explain")]
+    no_explain: bool,
     /// How the report is printed; the data is documented in lockstep/REPORT.md
     #[arg(long, default_value = "text")]
     format: Format,
@@ -59,6 +67,8 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         arguments: (!arguments.guest.is_empty()).then_some(&arguments.guest),
         extra: Pair { a: &arguments.a_arg, b: &arguments.b_arg },
         driven: recording.as_mut().map_or(Driven::Live, Driven::Recording),
+        explain: arguments.explain
+            || !arguments.no_explain && arguments.format == Format::Text && std::io::stdout().is_terminal(),
         interrupts: &INTERRUPTS,
     };
     let report = ride(request, &mut |equal| progress.show(equal, String::new));

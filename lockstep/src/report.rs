@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::comparator::{Pair, Side};
 use crate::disassembly::{Disassembler, hex};
 use crate::expansion::Executed;
+use crate::explain::{Explanation, Guilty};
 
 /// How many instructions before the divergence are looked through for one that would explain it.
 const SEARCHED: usize = 256;
@@ -31,6 +32,8 @@ pub struct Report {
     pub builds: Pair<Ridden>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub divergence: Option<Divergence>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub explanation: Option<Explanation>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
@@ -105,6 +108,9 @@ pub struct Divergence {
     pub following: Pair<Vec<Line>>,
     /// Of x86 guests: 16, 32 or 64.
     pub mode: Option<u32>,
+    /// The block of the guilty instruction, for an explanation.
+    #[serde(skip)]
+    pub guilty: Option<Pair<Guilty>>,
 }
 
 /// One execution of a translated block, or of its part.
@@ -150,6 +156,7 @@ impl Divergence {
             previous: Pair::default(),
             following: Pair::default(),
             mode: None,
+            guilty: None,
         }
     }
 
@@ -246,6 +253,12 @@ impl Divergence {
             previous,
             following,
             mode: disassembler.mode(),
+            guilty: at.checked_sub(1).map(|last| {
+                Pair::of(|side| {
+                    let executed = streams.get(side)[last];
+                    Guilty { block: executed.block.to_vec(), number: executed.number }
+                })
+            }),
         };
         (divergence, notes)
     }

@@ -19,6 +19,7 @@ use trace::message::{CHUNK, FromProbe, Point, ToProbe, Watch, Window};
 
 use crate::comparator::{Comparator, KEPT, Order, OutOfTurn, Pair, Side};
 use crate::expansion::{expand, first_difference};
+use crate::explain;
 use crate::report::{Compared, Divergence, Kind, Report, Ridden, Verdict};
 use recorder::account::grouped;
 
@@ -76,6 +77,8 @@ pub struct Request<'a> {
     /// Added to one side only.
     pub extra: Pair<&'a [String]>,
     pub driven: Driven<'a>,
+    /// Whether a divergence is to be explained by what the builds make of its block.
+    pub explain: bool,
     pub interrupts: &'a AtomicU32,
 }
 
@@ -140,6 +143,29 @@ impl Drive {
         }
         let shown = shown.unwrap_or_else(|| lines.clone());
         Ok(Drive { lines, shown, folders, sources, least, compares_console })
+    }
+
+    /// Explains a divergence that has a block, or notes why it can't.
+    fn explain(&self, request: &Request, reached: Duration, report: &mut Report) {
+        let Some(divergence) = &report.divergence else { return };
+        let Some(guilty) = divergence.guilty.clone() else { return };
+        let logs = Pair::of(|side| source_of(&self.sources, side).map(Source::log));
+        let explained = explain::explain(&explain::Request {
+            builds: request.builds,
+            drives: Pair::of(|side| explain::Drive {
+                line: self.lines.get(side),
+                folder: self.folders.get(side),
+                passed: logs.get(side).as_slice(),
+            }),
+            guilty,
+            mode: divergence.mode,
+            reached,
+            interrupts: request.interrupts,
+        });
+        match explained {
+            Ok(explanation) => report.explanation = Some(explanation),
+            Err(why) => report.notes.push(format!("no explanation: {why}")),
+        }
     }
 
     fn driven_by(&self) -> &'static str {
@@ -213,7 +239,9 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
         one_ended: None,
         stalled: false,
     };
+    let began = Instant::now();
     let found = ride.follow(request.interrupts, progress);
+    let reached = began.elapsed();
     let equal = ride.comparator.equal();
     let mut report = Report {
         verdict: Verdict::Trouble,
@@ -221,12 +249,18 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
         compared: Compared { instructions: equal * CHUNK, chunks: equal, what, driven_by: drive.driven_by() },
         builds,
         divergence: None,
+        explanation: None,
         notes: Vec::new(),
     };
     let decided = found.and_then(|order| ride.conclude(order, drive.compares_console, &mut report));
     if let Err(trouble) = decided {
         let least = report.compared.instructions.max(equal * CHUNK);
         report.summary = format!("{trouble}; the same up to instruction {} at least", grouped(least));
+    }
+    // Both QEMUs are in the way of two others.
+    drop(ride);
+    if request.explain {
+        drive.explain(&request, reached, &mut report);
     }
     Ok(report)
 }
