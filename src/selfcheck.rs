@@ -42,7 +42,9 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let mut recording = arguments.recording.as_deref().map(Reader::open).transpose()?;
     let text = arguments.format == Format::Text;
     let mut settings = settings(&build);
-    settings.retain(|setting| arguments.setting.is_empty() || arguments.setting.iter().any(|name| name == setting.name));
+    settings.retain(|setting| {
+        arguments.setting.is_empty() || arguments.setting.iter().any(|name| name == setting.name)
+    });
     let progress = RefCell::new(Progress::new("selfcheck"));
     let request = Request {
         build: &build,

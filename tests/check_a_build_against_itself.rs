@@ -25,7 +25,11 @@ fn firmware_is_the_same_with_every_setting() {
         let ran = place.run(&selfcheck(&build(name), &[], &guest("seabios")));
         let checked = ran.ends_with(0).json();
         assert_eq!(checked["verdict"], "same");
-        assert_eq!(found(&checked), SETTINGS.map(|setting| (setting.to_owned(), "same".to_owned())), "{name}");
+        assert_eq!(
+            found(&checked),
+            SETTINGS.map(|setting| (setting.to_owned(), "same".to_owned())),
+            "{name}"
+        );
         for setting in checked["settings"].as_array().unwrap() {
             assert!(setting["summary"].as_str().unwrap().contains("instructions"), "{setting}");
         }
@@ -46,11 +50,9 @@ fn a_recorded_boot_is_the_same_in_a_tiny_buffer() {
 fn a_whole_boot_is_the_same_with_one_instruction_a_block() {
     for name in BUILDS {
         let place = Place::new();
-        let text = [
-            words(&["selfcheck", &build(name), "--setting", "one-insn-per-tb", "--"]),
-            guest("linux"),
-        ]
-        .concat();
+        let text =
+            [words(&["selfcheck", &build(name), "--setting", "one-insn-per-tb", "--"]), guest("linux")]
+                .concat();
         let ran = place.run(&text);
         ran.ends_with(0);
         assert!(ran.out.starts_with("same ") && ran.out.contains("instructions, "), "{}", ran.out);
@@ -86,7 +88,8 @@ fn a_setting_that_changes_the_guest_is_reported() {
 fn what_the_build_does_not_take_is_said_in_its_words() {
     let place = Place::new();
     let line = [guest("seabios"), words(&["-machine", "accel=tcg"])].concat();
-    let checked = place.run(&selfcheck(&build("debian-7.2"), &["--setting", "tb-size"], &line)).ends_with(2).json();
+    let checked =
+        place.run(&selfcheck(&build("debian-7.2"), &["--setting", "tb-size"], &line)).ends_with(2).json();
     assert_eq!(found(&checked), [("tb-size".to_owned(), "refused".to_owned())]);
     let why = checked["settings"][0]["summary"].as_str().unwrap();
     assert!(why.contains("are incompatible"), "{why}");

@@ -29,7 +29,10 @@ fn two_releases_make_other_ops_of_the_block() {
     assert_eq!(explanation["stage"], "frontend", "{explanation}");
     for side in ["a", "b"] {
         let block = &explanation["block"][side];
-        assert_eq!(block["pc"], report["divergence"]["previous"][side].as_array().unwrap().last().unwrap()["pc"]);
+        assert_eq!(
+            block["pc"],
+            report["divergence"]["previous"][side].as_array().unwrap().last().unwrap()["pc"]
+        );
         assert_eq!(block["whole"], true);
         assert!(block["times"].as_u64().unwrap() >= 1);
     }
@@ -46,7 +49,10 @@ fn two_releases_make_other_ops_of_the_block() {
     let page = explained(&place, "debian-7.2", "debian-10.0", &[], &guest("linux")).out;
     let shown: Vec<&str> = page.lines().skip_while(|line| !line.contains("explanation: frontend")).collect();
     assert!(shown.len() > 20, "{page}");
-    assert!(shown.iter().take_while(|line| !line.contains("note:")).all(|line| line.chars().count() <= 100), "{page}");
+    assert!(
+        shown.iter().take_while(|line| !line.contains("note:")).all(|line| line.chars().count() <= 100),
+        "{page}"
+    );
 }
 
 /// Another CPU model answers `cpuid` otherwise: the code that branches on it is the same.
@@ -60,7 +66,9 @@ fn a_difference_in_a_helper_is_not_put_down_to_the_translation() {
     let recorded = explained(&place, "debian-10.0", "debian-10.0", &options, &[]).ends_with(1).json();
     for report in [live, recorded] {
         assert_eq!(report["explanation"]["stage"], "none", "{}", report["explanation"]);
-        assert!(report["explanation"]["summary"].as_str().unwrap().contains("the same code: look at helpers"));
+        assert!(
+            report["explanation"]["summary"].as_str().unwrap().contains("the same code: look at helpers")
+        );
     }
     assert_eq!(place.left(), (vec!["boot.tdm".to_owned()], Vec::new()));
 }

@@ -128,7 +128,9 @@ pub fn check(
             &mut |equal| progress(setting, equal),
         );
         let tried = match ridden {
-            Err(ride::Error::Run(Side::B, why @ run::Error::Stillborn { .. })) => tried(Found::Refused, why.to_string()),
+            Err(ride::Error::Run(Side::B, why @ run::Error::Stillborn { .. })) => {
+                tried(Found::Refused, why.to_string())
+            }
             Err(error) => return Err(error),
             Ok(report) => {
                 let found = match report.verdict {
@@ -174,7 +176,8 @@ mod tests {
 
     #[test]
     fn old_builds_have_an_option_for_single_steps() {
-        let build = |version: &str| Build { path: "/q".into(), version: version.to_owned(), sha256: String::new() };
+        let build =
+            |version: &str| Build { path: "/q".into(), version: version.to_owned(), sha256: String::new() };
         let first = |version| settings(&build(version))[0].arguments.join(" ");
         assert_eq!(first("7.2.22"), "-singlestep");
         assert_eq!(first("8.0.5"), "-singlestep");

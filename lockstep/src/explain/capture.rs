@@ -16,7 +16,7 @@ use qemu::arguments::Arguments;
 use qemu::run::{Plan, Run, Typing};
 use trace::block::Instruction;
 
-use super::log::{Entry, GuestLine, Translation, read};
+use super::log::{Entry, GuestLine, Translation, in_memory, read};
 use super::{Error, Guilty, Request, stages};
 use crate::comparator::{Pair, Side};
 
@@ -60,24 +60,31 @@ pub struct Catch {
 }
 
 impl Catch {
-    /// Takes a translation in; `mapped` says what QEMU has mapped.
-    pub fn take(&mut self, mut translation: Translation, wanted: &Guilty, big_endian: bool, mapped: impl FnOnce() -> Vec<Range<u64>>) {
+    /// Takes a translation in, with the bytes of its guest code as they lie in memory; `mapped` says what QEMU has mapped.
+    pub fn take(
+        &mut self,
+        mut translation: Translation,
+        wanted: &Guilty,
+        big_endian: bool,
+        mapped: impl FnOnce() -> Vec<Range<u64>>,
+    ) {
         let Some(fit) = fit(&translation, wanted, big_endian) else {
             self.other += 1;
             return;
         };
+        for line in &mut translation.guest {
+            line.units = in_memory(&line.units, big_endian).into_iter().map(|byte| vec![byte]).collect();
+        }
         part(&mut translation, wanted);
         if self.variants.is_empty() {
             self.mapped = mapped();
         }
         let known = self.variants.iter().position(|known| {
-            known.fit == fit
-                && known.translation.guest == translation.guest
-                && {
-                    let sides = Pair { a: &known.translation, b: &translation };
-                    let same = stages(sides, Pair { a: &self.mapped, b: &self.mapped }, false);
-                    [&same.ops, &same.optimised, &same.host].iter().all(|rows| rows.iter().all(|row| row.same))
-                }
+            known.fit == fit && known.translation.guest == translation.guest && {
+                let sides = Pair { a: &known.translation, b: &translation };
+                let same = stages(sides, Pair { a: &self.mapped, b: &self.mapped }, false);
+                [&same.ops, &same.optimised, &same.host].iter().all(|rows| rows.iter().all(|row| row.same))
+            }
         });
         match known {
             Some(known) => self.variants[known].times += 1,
@@ -93,11 +100,13 @@ fn fit(translation: &Translation, wanted: &Guilty, big_endian: bool) -> Option<F
         return None;
     }
     let have = translation.bytes(big_endian);
-    let bytes: Vec<u8> = wanted.block.iter().flat_map(|instruction| instruction.bytes.iter().copied()).collect();
+    let bytes: Vec<u8> =
+        wanted.block.iter().flat_map(|instruction| instruction.bytes.iter().copied()).collect();
     if have == bytes {
         return Some(Fit::Whole);
     }
-    let through: usize = wanted.block.iter().take(wanted.number + 1).map(|instruction| instruction.bytes.len()).sum();
+    let through: usize =
+        wanted.block.iter().take(wanted.number + 1).map(|instruction| instruction.bytes.len()).sum();
     let common = have.iter().zip(&bytes).take_while(|(have, wanted)| have == wanted).count();
     let ends = |length: usize| {
         let mut end = 0;
@@ -126,7 +135,11 @@ fn part(translation: &mut Translation, wanted: &Guilty) {
     }
     if let (false, Some(last)) = (rest.is_empty(), wanted.block.last()) {
         let address = last.address.wrapping_add(last.bytes.len() as u64);
-        lines.push(GuestLine { address, units: rest.into_iter().map(|byte| vec![byte]).collect(), text: String::new() });
+        lines.push(GuestLine {
+            address,
+            units: rest.into_iter().map(|byte| vec![byte]).collect(),
+            text: String::new(),
+        });
     }
     translation.guest = lines;
 }
@@ -196,7 +209,9 @@ fn follow(log: PipeReader, caught: &Mutex<Catch>, wanted: &Guilty, big_endian: b
     let _ = read(&mut BufReader::new(log), |entry| {
         let Ok(mut caught) = caught.lock() else { return false };
         match entry {
-            Entry::Translation(translation) => caught.take(*translation, wanted, big_endian, || mapped(process)),
+            Entry::Translation(translation) => {
+                caught.take(*translation, wanted, big_endian, || mapped(process))
+            }
             Entry::Unreadable(why) => {
                 caught.unreadable.get_or_insert(why);
             }
@@ -218,7 +233,18 @@ fn mapped(process: u32) -> Vec<Range<u64>> {
 /// Whether the target's instructions lie in memory with their first byte first.
 fn is_big_endian(target: &str) -> bool {
     const BIG: [&str; 12] = [
-        "hppa", "m68k", "microblaze", "mips", "mips64", "or1k", "ppc", "ppc64", "s390x", "sparc", "sparc64", "xtensaeb",
+        "hppa",
+        "m68k",
+        "microblaze",
+        "mips",
+        "mips64",
+        "or1k",
+        "ppc",
+        "ppc64",
+        "s390x",
+        "sparc",
+        "sparc64",
+        "xtensaeb",
     ];
     BIG.contains(&target)
 }

@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Formatter, Instruction, IntelFormatter, OpKind, Register};
+use iced_x86::{
+    Code, Decoder, DecoderOptions, FlowControl, Formatter, Instruction, IntelFormatter, OpKind, Register,
+};
 
 use super::line::{Addresses, Line, Piece};
 use super::log::{HostPart, Translation, in_memory};
@@ -37,7 +39,8 @@ pub fn lines(translation: &Translation, host: Host, addresses: &mut Addresses) -
             .iter()
             .flat_map(|part| {
                 let lines = part.lines.iter().map(|line| (line.text.as_str(), &line.units));
-                let lines: Vec<Line> = lines.map(|(text, units)| foreign(text, units, &code, addresses)).collect();
+                let lines: Vec<Line> =
+                    lines.map(|(text, units)| foreign(text, units, &code, addresses)).collect();
                 std::iter::once(headline(part)).chain(lines)
             })
             .collect(),
@@ -69,8 +72,10 @@ fn is_behind(part: &HostPart) -> bool {
 fn x86(translation: &Translation, code: &Range<u64>, addresses: &mut Addresses) -> Vec<Line> {
     let decoded: Vec<(&HostPart, Vec<(Instruction, Vec<u8>)>)> =
         translation.host.iter().map(|part| (part, decode(part))).collect();
-    let instructions = || decoded.iter().flat_map(|(_, instructions)| instructions).map(|(decoded, _)| decoded);
-    let targets: BTreeSet<u64> = instructions().filter_map(target).filter(|target| code.contains(target)).collect();
+    let instructions =
+        || decoded.iter().flat_map(|(_, instructions)| instructions).map(|(decoded, _)| decoded);
+    let targets: BTreeSet<u64> =
+        instructions().filter_map(target).filter(|target| code.contains(target)).collect();
     // Helpers are called in the order of their ops; only where each has its call is it known which is which.
     let called: Vec<u64> = decoded
         .iter()
@@ -106,7 +111,9 @@ fn decode(part: &HostPart) -> Vec<(Instruction, Vec<u8>)> {
     for line in &part.lines {
         let bytes = in_memory(&line.units, true);
         match pieces.last_mut() {
-            Some((begin, before)) if begin.wrapping_add(before.len() as u64) == line.address => before.extend(bytes),
+            Some((begin, before)) if begin.wrapping_add(before.len() as u64) == line.address => {
+                before.extend(bytes)
+            }
             _ => pieces.push((line.address, bytes)),
         }
     }
@@ -123,7 +130,8 @@ fn decode(part: &HostPart) -> Vec<(Instruction, Vec<u8>)> {
 
 /// Where an instruction goes or points to.
 fn target(instruction: &Instruction) -> Option<u64> {
-    let branches = (0..instruction.op_count()).any(|number| instruction.op_kind(number) == OpKind::NearBranch64);
+    let branches =
+        (0..instruction.op_count()).any(|number| instruction.op_kind(number) == OpKind::NearBranch64);
     if branches {
         Some(instruction.near_branch64())
     } else {
@@ -135,7 +143,9 @@ fn target(instruction: &Instruction) -> Option<u64> {
 fn callee(instruction: &Instruction, translation: &Translation) -> Option<u64> {
     match instruction.flow_control() {
         FlowControl::Call => target(instruction),
-        FlowControl::IndirectCall => Some(target(instruction).and_then(|at| pool(translation, at, 8)).map_or(0, |v| v[0])),
+        FlowControl::IndirectCall => {
+            Some(target(instruction).and_then(|at| pool(translation, at, 8)).map_or(0, |v| v[0]))
+        }
         _ => None,
     }
 }
@@ -207,7 +217,8 @@ fn operand(
     addresses: &mut Addresses,
     made: &mut Made,
 ) {
-    let kind = formatter.get_instruction_operand(instruction, number).ok().flatten().map(|n| instruction.op_kind(n));
+    let kind =
+        formatter.get_instruction_operand(instruction, number).ok().flatten().map(|n| instruction.op_kind(n));
     match kind {
         Some(OpKind::NearBranch64) => made.address(instruction.near_branch64(), code, addresses),
         Some(OpKind::Immediate64) if addresses.is_mapped(instruction.immediate64()) => {

@@ -24,7 +24,9 @@ pub fn block(ops: &[OpLine]) -> Option<u64> {
 #[must_use]
 pub fn calls(ops: &[OpLine]) -> Vec<&str> {
     let called = |line| match line {
-        &OpLine::Op { ref name, ref arguments, .. } if name == "call" => arguments.first().map(String::as_str),
+        &OpLine::Op { ref name, ref arguments, .. } if name == "call" => {
+            arguments.first().map(String::as_str)
+        }
         _ => None,
     };
     ops.iter().filter_map(called).collect()
@@ -41,7 +43,9 @@ fn constant(argument: &str) -> Option<u64> {
 }
 
 fn numbered<'t>(argument: &'t str, begin: &str) -> Option<&'t str> {
-    argument.strip_prefix(begin).filter(|rest| !rest.is_empty() && rest.bytes().all(|digit| digit.is_ascii_digit()))
+    argument
+        .strip_prefix(begin)
+        .filter(|rest| !rest.is_empty() && rest.bytes().all(|digit| digit.is_ascii_digit()))
 }
 
 fn is_temporary(argument: &str) -> bool {
@@ -52,7 +56,8 @@ fn is_temporary(argument: &str) -> bool {
 fn results(name: &str, arguments: &[String]) -> (usize, usize) {
     if name == "call" {
         // Name, flags, number of results.
-        let count = arguments.get(2).and_then(|count| count.strip_prefix('$')).and_then(|count| count.parse().ok());
+        let count =
+            arguments.get(2).and_then(|count| count.strip_prefix('$')).and_then(|count| count.parse().ok());
         return (3, count.unwrap_or(0));
     }
     // The type and the element of a vector.

@@ -6,6 +6,8 @@ use super::comparison::Row;
 use super::{Explanation, Stages};
 use crate::comparator::Side;
 
+/// The width of all, but for the margin.
+const PAGE: usize = 98;
 /// The width of a side.
 const COLUMN: usize = 46;
 /// Lines that are the same and shown around what differs.
@@ -27,13 +29,18 @@ pub fn render(explanation: &Explanation) -> String {
         let _ = writeln!(page, "  {side}: block {}, translated {times}{ways}", block.pc);
     }
     let Stages { guest, ops, optimised, host } = &explanation.stages;
-    for (name, rows, always) in
-        [("guest code", guest, GUEST), ("TCG ops", ops, 0), ("optimised ops", optimised, 0), ("host code", host, 0)]
-    {
+    for (name, rows, always) in [
+        ("guest code", guest, GUEST),
+        ("TCG ops", ops, 0),
+        ("optimised ops", optimised, 0),
+        ("host code", host, 0),
+    ] {
         stage(&mut page, name, rows, always);
     }
     for note in &explanation.notes {
-        let _ = writeln!(page, "  note: {note}");
+        for line in folded(Some(&format!("note: {note}")), PAGE) {
+            let _ = writeln!(page, "  {line}");
+        }
     }
     page
 }
@@ -61,7 +68,8 @@ fn stage(page: &mut String, name: &str, rows: &[Row], always: usize) {
             continue;
         }
         if shown == LINES {
-            let _ = writeln!(page, "    ... {} more lines; --format json has all of them", rows.len() - number);
+            let _ =
+                writeln!(page, "    ... {} more lines; --format json has all of them", rows.len() - number);
             return;
         }
         the_same(page, &mut left_out);
@@ -85,7 +93,7 @@ fn both(page: &mut String, row: &Row) {
         (None, Some(_)) => '>',
         _ => '|',
     };
-    let (a, b) = (folded(row.a.as_deref()), folded(row.b.as_deref()));
+    let (a, b) = (folded(row.a.as_deref(), COLUMN), folded(row.b.as_deref(), COLUMN));
     for number in 0..a.len().max(b.len()).max(1) {
         let part = |side: &[String]| side.get(number).cloned().unwrap_or_default();
         let line = format!("  {:<COLUMN$} {} {}", part(&a), if number == 0 { mark } else { ' ' }, part(&b));
@@ -93,15 +101,15 @@ fn both(page: &mut String, row: &Row) {
     }
 }
 
-/// A line in pieces that fit a side, parted behind a space or a comma where there is one.
-fn folded(line: Option<&str>) -> Vec<String> {
+/// A line in pieces that fit into `width`, parted behind a space or a comma where there is one.
+fn folded(line: Option<&str>, width: usize) -> Vec<String> {
     let mut parts = Vec::new();
     // Columns are not kept in a narrow place.
     let words: Vec<&str> = line.unwrap_or_default().split_whitespace().collect();
     let mut rest: Vec<char> = words.join(" ").chars().collect();
     while !rest.is_empty() {
         let indent = if parts.is_empty() { 0 } else { 4 };
-        let room = COLUMN - indent;
+        let room = width - indent;
         let cut = if rest.len() <= room {
             rest.len()
         } else {
