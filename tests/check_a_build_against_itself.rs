@@ -5,8 +5,6 @@ mod tandem;
 use serde_json::Value;
 use tandem::{ALL_BUILDS, BUILDS, Place, build, guest, words};
 
-const SETTINGS: [&str; 4] = ["one-insn-per-tb", "nochain", "tb-size", "split-wx"];
-
 fn selfcheck(build: &str, options: &[&str], guest: &[String]) -> Vec<String> {
     let rest = if guest.is_empty() { Vec::new() } else { [words(&["--"]), guest.to_vec()].concat() };
     [words(&["selfcheck", build, "--format", "json"]), words(options), rest].concat()
@@ -18,18 +16,18 @@ fn found(checked: &Value) -> Vec<(String, String)> {
     settings.iter().map(|setting| (text(&setting["name"]), text(&setting["found"]))).collect()
 }
 
+/// With one instruction a block it would not be: this firmware copies itself over itself with `rep movsb`, and in a block
+/// of more than one instruction what overwrites itself starts twice.
 #[test]
-fn firmware_is_the_same_with_every_setting() {
+fn firmware_is_the_same_with_every_setting_that_keeps_blocks_whole() {
     for name in ALL_BUILDS {
         let place = Place::new();
-        let ran = place.run(&selfcheck(&build(name), &[], &guest("seabios")));
+        let options = ["--setting", "nochain", "--setting", "tb-size", "--setting", "split-wx"];
+        let ran = place.run(&selfcheck(&build(name), &options, &guest("seabios")));
         let checked = ran.ends_with(0).json();
         assert_eq!(checked["verdict"], "same");
-        assert_eq!(
-            found(&checked),
-            SETTINGS.map(|setting| (setting.to_owned(), "same".to_owned())),
-            "{name}"
-        );
+        let expected = ["nochain", "tb-size", "split-wx"].map(|setting| (setting.to_owned(), "same".to_owned()));
+        assert_eq!(found(&checked), expected, "{name}");
         for setting in checked["settings"].as_array().unwrap() {
             assert!(setting["summary"].as_str().unwrap().contains("instructions"), "{setting}");
         }
@@ -95,8 +93,9 @@ fn what_the_build_does_not_take_is_said_in_its_words() {
     assert!(why.contains("are incompatible"), "{why}");
     // An -accel of the guest's own would go before, in silence.
     let line = [guest("seabios"), words(&["-accel", "tcg"])].concat();
-    let checked = place.run(&selfcheck(&build("debian-7.2"), &[], &line)).ends_with(0).json();
-    let expected = ["same", "same", "refused", "refused"];
+    let options = ["--setting", "nochain", "--setting", "tb-size", "--setting", "split-wx"];
+    let checked = place.run(&selfcheck(&build("debian-7.2"), &options, &line)).ends_with(0).json();
+    let expected = ["same", "refused", "refused"];
     assert_eq!(found(&checked).into_iter().map(|(_, found)| found).collect::<Vec<_>>(), expected);
     place.run(&selfcheck(&build("debian-7.2"), &[], &words(&["-smp", "2"]))).is_refused_with(&["-smp"]);
 }
