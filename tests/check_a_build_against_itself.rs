@@ -11,9 +11,9 @@ fn selfcheck(build: &str, options: &[&str], guest: &[String]) -> Vec<String> {
 }
 
 fn found(checked: &Value) -> Vec<(String, String)> {
-    let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let settings = checked["settings"].as_array().unwrap();
-    settings.iter().map(|setting| (text(&setting["name"]), text(&setting["found"]))).collect()
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let settings = checked["settings"].as_array().into_iter().flatten();
+    settings.map(|setting| (text(&setting["name"]), text(&setting["found"]))).collect()
 }
 
 /// With one instruction a block it would not be: this firmware copies itself over itself with `rep movsb`, and in a block

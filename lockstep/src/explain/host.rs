@@ -70,7 +70,7 @@ fn is_behind(part: &HostPart) -> bool {
 }
 
 fn x86(translation: &Translation, code: &Range<u64>, addresses: &mut Addresses) -> Vec<Line> {
-    let decoded: Vec<(&HostPart, Vec<(Instruction, Vec<u8>)>)> =
+    let decoded: Vec<(&HostPart, Vec<Decoded>)> =
         translation.host.iter().map(|part| (part, decode(part))).collect();
     let instructions =
         || decoded.iter().flat_map(|(_, instructions)| instructions).map(|(decoded, _)| decoded);
@@ -104,7 +104,10 @@ fn x86(translation: &Translation, code: &Range<u64>, addresses: &mut Addresses) 
     lines
 }
 
-fn decode(part: &HostPart) -> Vec<(Instruction, Vec<u8>)> {
+/// An instruction and its bytes.
+type Decoded = (Instruction, Vec<u8>);
+
+fn decode(part: &HostPart) -> Vec<Decoded> {
     let mut found = Vec::new();
     // Host code lies in one piece; where it does not, each is decoded by itself.
     let mut pieces: Vec<(u64, Vec<u8>)> = Vec::new();

@@ -22,11 +22,9 @@ pub fn block(ops: &[OpLine]) -> Option<u64> {
 
 /// The helpers that are called, in order.
 #[must_use]
-pub fn calls(ops: &[OpLine]) -> Vec<&str> {
-    let called = |line| match line {
-        &OpLine::Op { ref name, ref arguments, .. } if name == "call" => {
-            arguments.first().map(String::as_str)
-        }
+pub fn calls<'l>(ops: &'l [OpLine]) -> Vec<&'l str> {
+    let called = |line: &'l OpLine| match line {
+        OpLine::Op { name, arguments, .. } if name == "call" => arguments.first().map(String::as_str),
         _ => None,
     };
     ops.iter().filter_map(called).collect()
