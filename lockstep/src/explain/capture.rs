@@ -163,6 +163,8 @@ impl Running {
         let before = Arguments::parse(&line).value("d").map(|items| format!("{items},")).unwrap_or_default();
         line.extend(["-d".to_owned(), format!("{before}in_asm,op,op_opt,out_asm")]);
         line.extend(["-dfilter".to_owned(), format!("{first:#x}+1")]);
+        // A guest that ends at once would take with it what tells addresses from numbers.
+        line.push("-no-shutdown".to_owned());
         line.extend(["-D".to_owned(), format!("/proc/self/fd/{}", end.as_raw_fd())]);
         let passed: Vec<BorrowedFd> = drive.passed.iter().copied().chain([end.as_fd()]).collect();
         let plan = Plan {

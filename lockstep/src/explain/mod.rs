@@ -338,11 +338,21 @@ mod tests {
     /// The block as the probe would have seen it.
     fn executed(log: &str) -> Guilty {
         let translation = translations(log).remove(0);
-        let instruction = |line: &super::log::GuestLine| Instruction {
-            address: line.address,
-            bytes: in_memory(&line.units, false),
-        };
-        let block: Vec<Instruction> = translation.guest.iter().map(instruction).collect();
+        let mut block = Vec::new();
+        for line in &translation.guest {
+            let bytes = in_memory(&line.units, false);
+            if !line.text.is_empty() {
+                block.push(Instruction { address: line.address, bytes });
+                continue;
+            }
+            // All of the block, of a build without a disassembler.
+            let mut decoder = iced_x86::Decoder::with_ip(32, &bytes, line.address, 0);
+            while decoder.can_decode() {
+                let (address, from) = (decoder.ip(), decoder.position());
+                decoder.decode();
+                block.push(Instruction { address, bytes: bytes[from..decoder.position()].to_vec() });
+            }
+        }
         Guilty { number: block.len() - 1, block }
     }
 
@@ -434,6 +444,29 @@ mod tests {
                 assert_eq!(explanation.stage, stage, "`{from}`");
                 assert_eq!(explanation.notes, Vec::<String>::new());
             }
+        }
+    }
+
+    /// Builds of one source, with an edit each (corpus/faults in the branch that they came from); without a disassembler.
+    #[test]
+    fn faults_of_known_place_are_found_in_their_stage() {
+        macro_rules! logs {
+            ($name:literal) => {
+                (
+                    include_str!(concat!("logs/fault-", $name, "-good.log")),
+                    include_str!(concat!("logs/fault-", $name, ".log")),
+                )
+            };
+        }
+        for (name, (good, faulty), stage) in [
+            ("a_fault_of_the_frontend", logs!("stored"), Stage::Frontend),
+            ("a_fault_of_the_optimiser", logs!("fold"), Stage::Optimiser),
+            ("a_fault_of_the_liveness_analysis", logs!("liveness"), Stage::Optimiser),
+            ("a_fault_of_the_backend", logs!("encoding"), Stage::Backend),
+        ] {
+            let explanation = explain(good, faulty, good, Some(32), false);
+            assert_eq!(explanation.stage, stage, "{name}");
+            insta::assert_snapshot!(name, page::render(&explanation));
         }
     }
 
