@@ -51,6 +51,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         depth: None,
         loads: false,
         driven: Driven::Recordings(Pair { a: &mut a, b: &mut b }),
+        explain: false,
         interrupts: &INTERRUPTS,
     };
     let report = ride(request, &mut |equal| progress.show(equal, String::new));

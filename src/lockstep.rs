@@ -1,5 +1,6 @@
 //! `tandem lockstep`
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use ::lockstep::comparator::Pair;
@@ -41,6 +42,13 @@ pub struct Arguments {
     /// Compare what is read from memory as well
     #[arg(long)]
     loads: bool,
+    /// Run both builds once more and show what each makes of the guilty block: guest code, TCG ops, host code. As text on
+    /// a terminal it is done anyway
+    #[arg(long, overrides_with = "no_explain")]
+    explain: bool,
+    /// Leave that out
+    #[arg(long, overrides_with = "explain")]
+    no_explain: bool,
     /// How the report is printed; the data is documented in lockstep/REPORT.md
     #[arg(long, default_value = "text")]
     format: Format,
@@ -86,6 +94,8 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         depth: arguments.compare.map(Into::into),
         loads: arguments.loads,
         driven: recording.as_mut().map_or(Driven::Live, Driven::Recording),
+        explain: arguments.explain
+            || !arguments.no_explain && arguments.format == Format::Text && std::io::stdout().is_terminal(),
         interrupts: &INTERRUPTS,
     };
     let report = ride(request, &mut |equal| progress.show(equal, String::new));

@@ -14,6 +14,7 @@ mod progress;
 mod record;
 mod repair;
 mod replay;
+mod selfcheck;
 mod show;
 mod terminal;
 
@@ -43,6 +44,7 @@ enum Command {
     Pack(pack::Arguments),
     Unpack(pack::UnpackArguments),
     Lockstep(lockstep::Arguments),
+    Selfcheck(selfcheck::Arguments),
     Diff(diff::Arguments),
     Corpus(corpus::Arguments),
 }
@@ -81,6 +83,7 @@ fn main() -> ExitCode {
         Command::Unpack(arguments) => pack::run_unpack(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Lockstep(arguments) => lockstep::run(&arguments),
+        Command::Selfcheck(arguments) => selfcheck::run(&arguments),
         Command::Corpus(arguments) => corpus::run(&arguments),
     };
     match outcome {

@@ -33,6 +33,12 @@ const MODEL: &[(Mnemonic, &str)] = &[
 ];
 
 impl Disassembler {
+    /// For code of a known mode: of x86 guests 16, 32 or 64.
+    #[must_use]
+    pub fn of_mode(bits: Option<u32>) -> Self {
+        Disassembler { bits: bits.filter(|bits| [16, 32, 64].contains(bits)) }
+    }
+
     /// For the last instruction of `stream`, of a guest with QEMU's architecture name `target`.
     #[must_use]
     pub fn at_end(target: &str, stream: &[Executed]) -> Self {
@@ -60,13 +66,7 @@ impl Disassembler {
         match self.decode(instruction) {
             Some(decoded) => {
                 let mut text = String::new();
-                let mut formatter = IntelFormatter::new();
-                formatter.options_mut().set_hex_prefix("0x");
-                formatter.options_mut().set_hex_suffix("");
-                formatter.options_mut().set_space_after_operand_separator(true);
-                formatter.options_mut().set_branch_leading_zeros(false);
-                formatter.options_mut().set_uppercase_hex(false);
-                formatter.format(&decoded, &mut text);
+                formatter().format(&decoded, &mut text);
                 text
             }
             None => format!("({})", hex(&instruction.bytes)),
@@ -94,6 +94,17 @@ impl Disassembler {
     pub fn mode(self) -> Option<u32> {
         self.bits
     }
+}
+
+/// How x86 instructions are written everywhere.
+pub(crate) fn formatter() -> IntelFormatter {
+    let mut formatter = IntelFormatter::new();
+    formatter.options_mut().set_hex_prefix("0x");
+    formatter.options_mut().set_hex_suffix("");
+    formatter.options_mut().set_space_after_operand_separator(true);
+    formatter.options_mut().set_branch_leading_zeros(false);
+    formatter.options_mut().set_uppercase_hex(false);
+    formatter
 }
 
 pub(crate) fn agrees(bits: u32, instruction: &Instruction) -> bool {

@@ -1,11 +1,14 @@
 //! What two runs are started with: the command lines of both, and what drives them.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use qemu::arguments::Arguments;
 use replayer::source::Source;
 
 use crate::comparator::{Pair, Side};
+use crate::explain;
+use crate::report::Report;
 use crate::ride::{Driven, Error, Request};
 
 /// What the two runs are started with.
@@ -59,6 +62,29 @@ impl Drive {
         }
         let shown = shown.unwrap_or_else(|| lines.clone());
         Ok(Drive { lines, shown, folders, sources, least, compares_console })
+    }
+
+    /// Explains a divergence that has a block, or notes why it can't. `reached`: how long it took to come there.
+    pub fn explain(&self, request: &Request, reached: Duration, report: &mut Report) {
+        let Some(divergence) = &report.divergence else { return };
+        let Some(guilty) = divergence.guilty.clone() else { return };
+        let logs = Pair::of(|side| source_of(&self.sources, side).map(Source::log));
+        let explained = explain::explain(&explain::Request {
+            builds: request.builds,
+            drives: Pair::of(|side| explain::Drive {
+                line: self.lines.get(side),
+                folder: self.folders.get(side),
+                passed: logs.get(side).as_slice(),
+            }),
+            guilty,
+            mode: divergence.mode,
+            reached,
+            interrupts: request.interrupts,
+        });
+        match explained {
+            Ok(explanation) => report.explanation = Some(explanation),
+            Err(why) => report.notes.push(format!("no explanation: {why}")),
+        }
     }
 
     pub fn driven_by(&self) -> &'static str {

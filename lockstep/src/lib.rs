@@ -3,8 +3,10 @@
 //! [`ride`] runs both, started as [`drive`] says, and feeds [`comparator`], which decides from the digests where they part;
 //! [`depth`] is how much of them is compared. [`expansion`] finds the first instruction that is another one in the two windows
 //! that the probes then give; [`zoom`] runs both again to find the one whose effect differs first, which [`difference`]
-//! tells from what was seen there, and [`blame`] where it can only be reasoned out; [`broken`] is a side that crashes or hangs, [`unseen`] what differs on the console only; [`disassembly`] makes text of instructions; [`report`] is the result as data and [`text`] as a page to read. [`inputs`] compares what two recordings
-//! took in.
+//! tells from what was seen there, and [`blame`] where it can only be reasoned out; [`broken`] is a side that crashes or
+//! hangs, [`unseen`] what differs on the console only; [`disassembly`] makes text of instructions; [`explain`] shows what
+//! both builds make of the guilty block; [`report`] is the result as data and [`text`] as a page to read. [`inputs`] compares
+//! what two recordings took in; [`selfcheck`] rides a build against itself.
 
 mod blame;
 mod broken;
@@ -14,9 +16,11 @@ mod difference;
 pub mod disassembly;
 mod drive;
 pub mod expansion;
+pub mod explain;
 pub mod inputs;
 pub mod report;
 pub mod ride;
+pub mod selfcheck;
 pub mod text;
 mod unseen;
 mod zoom;

@@ -10,6 +10,7 @@ use crate::difference::{Difference, What};
 use crate::disassembly::{Disassembler, hex};
 use crate::expansion::{Executed, first_difference};
 use crate::zoom::Zoomed;
+use crate::explain::{Explanation, Guilty};
 
 /// How many instructions before the divergence are looked through for one that would explain it.
 const SEARCHED: usize = 256;
@@ -34,6 +35,8 @@ pub struct Report {
     pub builds: Pair<Ridden>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub divergence: Option<Divergence>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub explanation: Option<Explanation>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
@@ -131,6 +134,9 @@ pub struct Divergence {
     pub following: Pair<Vec<Line>>,
     /// Of x86 guests: 16, 32 or 64.
     pub mode: Option<u32>,
+    /// The block of the guilty instruction, for an explanation.
+    #[serde(skip)]
+    pub guilty: Option<Pair<Guilty>>,
 }
 
 /// How the instruction was found.
@@ -213,6 +219,7 @@ impl Divergence {
             previous: Pair::default(),
             following: Pair::default(),
             mode: None,
+            guilty: None,
         }
     }
 
@@ -461,6 +468,10 @@ fn around(
         previous,
         following,
         mode: disassembler.mode(),
+        guilty: own.a.zip(own.b).map(|(a, b)| {
+            let of = |executed: &Executed| Guilty { block: executed.block.to_vec(), number: executed.number };
+            Pair { a: of(a), b: of(b) }
+        }),
     };
     (divergence, notes)
 }

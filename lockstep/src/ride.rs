@@ -101,6 +101,8 @@ pub struct Request<'a> {
     pub depth: Option<Depth>,
     /// Whether what is read from memory is compared as well.
     pub loads: bool,
+    /// Whether a divergence is to be explained by what the builds make of its block.
+    pub explain: bool,
     pub interrupts: &'a AtomicU32,
 }
 
@@ -144,7 +146,9 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
     if drive.compares_console {
         what.push("console");
     }
+    let began = Instant::now();
     let found = ride.follow(&look, request.interrupts, progress);
+    let reached = began.elapsed();
     let equal = ride.comparator.equal();
     let mut report = Report {
         verdict: Verdict::Trouble,
@@ -152,6 +156,7 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
         compared: Compared { instructions: equal * CHUNK, chunks: equal, what, driven_by: drive.driven_by() },
         builds,
         divergence: None,
+        explanation: None,
         notes: Vec::new(),
     };
     let mut decided = found.and_then(|order| match order {
@@ -190,6 +195,11 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
     if let Err(trouble) = decided {
         let least = report.compared.instructions.max(equal * CHUNK);
         report.summary = format!("{trouble}; the same up to instruction {} at least", grouped(least));
+    }
+    // Both QEMUs are in the way of two others.
+    drop(ride);
+    if request.explain {
+        drive.explain(&request, reached, &mut report);
     }
     Ok(report)
 }

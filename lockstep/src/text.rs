@@ -5,6 +5,7 @@ use std::fmt::Write;
 use similar::{ChangeTag, TextDiff};
 
 use crate::comparator::{Pair, Side};
+use crate::explain;
 use crate::inputs::{Difference, Input};
 use crate::report::{Block, Certainty, Divergence, Line, Report, Verdict};
 use recorder::account::grouped;
@@ -47,6 +48,10 @@ pub fn render(report: &Report) -> String {
     command_lines(&mut page, report);
     if let Some(divergence) = &report.divergence {
         diverged(&mut page, divergence);
+    }
+    if let Some(explanation) = &report.explanation {
+        let _ = writeln!(page);
+        page.push_str(&explain::page::render(explanation));
     }
     if !report.notes.is_empty() {
         let _ = writeln!(page);
@@ -244,6 +249,7 @@ mod tests {
             },
             builds: Pair { a: side(&["-M", "pc"]), b: side(&["-M", "pc", "-cpu", "max"]) },
             divergence,
+            explanation: None,
             notes,
         }
     }

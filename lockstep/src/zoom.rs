@@ -176,7 +176,12 @@ pub(crate) fn closely(
     let mut windows = Pair { a: Vec::new(), b: Vec::new() };
     for side in [Side::A, Side::B] {
         for index in first_chunk.saturating_sub(1)..=last {
-            let window = ride.window(side, index)?;
+            let window = match ride.window(side, index) {
+                Ok(window) => window,
+                // It has ended before.
+                Err(Trouble::Forgotten(_)) => break,
+                Err(trouble) => return Err(trouble),
+            };
             windows.get_mut(side).push(window);
         }
     }

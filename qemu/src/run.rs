@@ -337,6 +337,12 @@ impl Run {
         }
     }
 
+    /// The number of QEMU's process.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What QEMU has open: the name of each file as the kernel tells it, and a path by which it can be opened.
     ///
     /// # Errors

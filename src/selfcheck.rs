@@ -1,0 +1,95 @@
+//! `tandem selfcheck`
+
+use std::cell::RefCell;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use ::lockstep::report::Verdict;
+use ::lockstep::selfcheck::{Found, NAMES, Request, Tried, check, settings};
+use ::lockstep::text::render;
+use ::recorder::reader::Reader;
+use qemu::build::Build;
+
+use crate::interrupt::INTERRUPTS;
+use crate::lockstep::Format;
+use crate::progress::{Progress, say};
+use crate::{Failure, Outcome};
+
+/// Ride a QEMU build against itself, with settings that must not change the guest: one instruction a block, no chaining
+/// of blocks, a tiny buffer for them, one that is mapped twice.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The QEMU
+    #[arg(value_name = "QEMU")]
+    build: PathBuf,
+    /// Drive both sides by this recording instead of running them live
+    #[arg(long, value_name = "FILE")]
+    recording: Option<PathBuf>,
+    /// Try this setting only; may be given again
+    #[arg(long, value_name = "NAME", value_parser = NAMES)]
+    setting: Vec<String>,
+    /// How the result is printed; the data is documented in lockstep/REPORT.md
+    #[arg(long, default_value = "text")]
+    format: Format,
+    /// QEMU's arguments for the guest; with a recording they replace the recorded ones
+    #[arg(last = true, value_name = "ARGS", required_unless_present = "recording")]
+    guest: Vec<String>,
+}
+
+pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
+    let build = Build::inspect(&arguments.build)?;
+    let probe = qemu::run::probe()?;
+    let mut recording = arguments.recording.as_deref().map(Reader::open).transpose()?;
+    let text = arguments.format == Format::Text;
+    let mut settings = settings(&build);
+    settings.retain(|setting| {
+        arguments.setting.is_empty() || arguments.setting.iter().any(|name| name == setting.name)
+    });
+    let progress = RefCell::new(Progress::new("selfcheck"));
+    let request = Request {
+        build: &build,
+        probe: &probe,
+        arguments: (!arguments.guest.is_empty()).then_some(&arguments.guest),
+        recording: recording.as_mut(),
+        explain: text && std::io::stdout().is_terminal(),
+        interrupts: &INTERRUPTS,
+    };
+    let checked = check(
+        request,
+        &settings,
+        &mut |setting, equal| progress.borrow_mut().show(equal, || format!(", {}", setting.name)),
+        &mut |tried| {
+            if text {
+                progress.borrow().console(format!("{}\n", line(tried)).as_bytes());
+            }
+        },
+    );
+    progress.into_inner().done();
+    let checked = checked?;
+    if text {
+        if let Some(report) = &checked.report {
+            say(&format!("\n{}", render(report).trim_end()));
+        }
+    } else {
+        say(&serde_json::to_string_pretty(&checked)?);
+    }
+    Ok(match checked.verdict {
+        Verdict::Same => Outcome::Same,
+        Verdict::Different => Outcome::Different,
+        Verdict::Trouble => {
+            eprintln!("tandem: no verdict: a setting ended in trouble, or the build takes none");
+            Outcome::Trouble
+        }
+    })
+}
+
+/// What came of a setting.
+fn line(tried: &Tried) -> String {
+    let found = match tried.found {
+        Found::Same => "same",
+        Found::Different => "DIFFERENT",
+        Found::Refused => "refused",
+        Found::Trouble => "trouble",
+    };
+    format!("{found:<9}  {:<31}  {}", tried.arguments.join(" "), tried.summary)
+}
