@@ -9,6 +9,10 @@ use std::collections::BTreeSet;
 use iced_x86::{Decoder, DecoderOptions, InstructionInfoFactory, OpAccess};
 use trace::block::Instruction;
 
+use crate::difference::{Difference, What};
+use crate::disassembly::Disassembler;
+use crate::expansion::Executed;
+
 /// The flags, as QEMU names them to gdb.
 const FLAGS: &str = "eflags";
 
@@ -78,6 +82,66 @@ pub fn instruction(
     };
     let candidates = (0..block.len()).filter_map(|from| Some((explains(from)?, block.len() - from, from)));
     candidates.min().map(|(_, _, from)| from)
+}
+
+/// What is known of an instruction at which a difference shows first, the last of `common`.
+pub(crate) struct Clues<'a> {
+    pub target: &'a str,
+    pub common: &'a [Executed<'a>],
+    /// Of its block.
+    pub difference: &'a Difference,
+    pub names: &'a [String],
+}
+
+/// How many instructions back a delivery is looked for.
+const BACK: usize = 4096;
+
+/// How far from the stack's pointer a frame may be, bytes.
+const FRAME: u64 = 4096;
+
+impl Clues<'_> {
+    /// QEMU reckons an x86's flags when they are asked for, from what set them, and tells gdb and plugins the register without
+    /// them (x86_cpu_gdb_read_register in target/i386/gdbstub.c, 7.2 and 10.0). So what acts on them and sets none shows
+    /// what is wrong with the last before that did.
+    pub fn flags(&self) -> Option<usize> {
+        let bits = Disassembler::at_end(self.target, self.common).mode()?;
+        let (last, before) = self.common.split_last()?;
+        let used = Use::of(bits, last.instruction);
+        if !used.reads.contains(FLAGS) || used.writes.contains(FLAGS) {
+            return None;
+        }
+        let from = before.len().saturating_sub(BACK);
+        let sets = |executed: &Executed| Use::of(bits, executed.instruction).writes.contains(FLAGS);
+        before[from..].iter().rposition(sets).map(|place| from + place)
+    }
+
+    /// A load finds another value than was stored: where it is of the stack, QEMU has last written that for the exception or
+    /// interrupt that was delivered last.
+    pub fn delivery(&self) -> Option<usize> {
+        let What::Access(pair) = self.difference.what else { return None };
+        let access = pair.a.or(pair.b)?;
+        let register = |names: &[&str]| {
+            let number = self.names.iter().position(|name| names.contains(&&**name))?;
+            let bytes = self.difference.before.get(number)?.iter().take(8).rev();
+            Some(bytes.fold(0, |value, &byte| value << 8 | u64::from(byte)))
+        };
+        let stack = register(&["rsp", "esp", "sp"])?;
+        // In real mode it has a segment.
+        let in_segment = (register(&["ss"]).unwrap_or(0) << 4).wrapping_add(stack & 0xffff);
+        if access.address.abs_diff(stack) > FRAME && access.address.abs_diff(in_segment) > FRAME {
+            return None;
+        }
+        let disassembler = Disassembler::at_end(self.target, self.common);
+        let from = self.common.len().saturating_sub(BACK);
+        let stretch = &self.common[from..];
+        let delivers = |pair: &[Executed]| {
+            let (before, after) = (pair[0].instruction, pair[1].instruction);
+            let next = before.address.wrapping_add(before.bytes.len() as u64);
+            disassembler.interrupts(before)
+                || after.address != next && disassembler.branches(before) == Some(false)
+        };
+        stretch.windows(2).rposition(delivers).map(|place| from + place)
+    }
 }
 
 #[cfg(test)]

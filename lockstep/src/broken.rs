@@ -43,7 +43,7 @@ impl Broken {
         let chunk = started / CHUNK;
         let begin = Instant::now();
         let mut passed = ride.filled(other);
-        let mut ended = None;
+        let mut ended = ride.ended_at(other);
         while passed <= chunk && ended.is_none() {
             ride.credit(other, passed + AHEAD);
             match ride.next(interrupts)? {

@@ -176,10 +176,10 @@ impl Comparator {
         self.streams.get(side).filled
     }
 
-    /// Whether a side has ended.
+    /// Where a side has ended.
     #[must_use]
-    pub fn has_ended(&self, side: Side) -> bool {
-        self.streams.get(side).end.is_some()
+    pub fn ended_at(&self, side: Side) -> Option<u64> {
+        self.streams.get(side).end.map(|(position, _)| position)
     }
 
     fn decide(&mut self, order: Order) -> Vec<Order> {

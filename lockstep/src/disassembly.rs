@@ -89,6 +89,12 @@ impl Disassembler {
         Some(decoded.flow_control() != FlowControl::Next || repeated)
     }
 
+    /// Whether an instruction is an interrupt of its own.
+    #[must_use]
+    pub fn interrupts(self, instruction: &Instruction) -> bool {
+        self.decode(instruction).is_some_and(|decoded| decoded.flow_control() == FlowControl::Interrupt)
+    }
+
     /// In which mode, for the report.
     #[must_use]
     pub fn mode(self) -> Option<u32> {

@@ -4,13 +4,13 @@
 use recorder::account::grouped;
 use serde::Serialize;
 
-use crate::blame;
+use crate::blame::{self, Clues};
 use crate::comparator::{Pair, Side};
 use crate::difference::{Difference, What};
 use crate::disassembly::{Disassembler, hex};
 use crate::expansion::{Executed, first_difference};
-use crate::zoom::Zoomed;
 use crate::explain::{Explanation, Guilty};
+use crate::zoom::Zoomed;
 
 /// How many instructions before the divergence are looked through for one that would explain it.
 const SEARCHED: usize = 256;
@@ -148,6 +148,12 @@ pub enum Certainty {
     /// Its block is certain. When its instructions were looked at one by one nothing differed, so the fault is in what is made
     /// of them together; the instruction is the one that explains what differs behind the block.
     Reasoned,
+    /// QEMU does not tell a guest's flags. The first instruction whose effect differs acts on them and sets none: so this is
+    /// the last before that did.
+    Flags,
+    /// What was read wrong was written by QEMU itself when it delivered an exception or an interrupt, which no probe is told
+    /// of: this is the instruction behind which it did so last.
+    Unseen,
     /// Registers can't be read in these builds: a wrong value may be older.
     First,
 }
@@ -227,7 +233,7 @@ impl Divergence {
     #[must_use]
     pub fn of(target: &str, streams: &Pair<Vec<Executed>>, at: usize) -> (Self, Vec<String>) {
         let kind = flow_kind(target, streams, at);
-        let (mut divergence, notes) = around(target, streams, at.checked_sub(1), kind);
+        let (mut divergence, notes) = around(target, streams, last_right(streams, at), kind);
         divergence.certainty = Certainty::First;
         (divergence, notes)
     }
@@ -253,22 +259,35 @@ impl Divergence {
         let Zoomed { difference, inside, names, .. } = zoomed;
         let seen = inside.as_ref().unwrap_or(difference);
         let index = |position: u64| streams.a.iter().position(|executed| executed.position == position);
-        let apart = first_difference(&streams.a, &streams.b);
-        let (guilty, certainty) = if seen.to == seen.from + 1 {
-            (index(seen.from), Certainty::Seen)
-        } else if names.is_empty() {
-            (seen.access().and_then(index).or(apart.and_then(|at| at.checked_sub(1))), Certainty::First)
-        } else {
-            (reasoned(target, streams, seen, names).or(index(seen.to - 1)), Certainty::Reasoned)
+        let apart = first_difference(&streams.a, &streams.b).filter(|&at| {
+            // What comes behind is a consequence.
+            streams.a.get(at).is_some_and(|executed| (seen.from..=seen.to).contains(&executed.position))
+        });
+        let (mut guilty, mut certainty) = match (apart, seen.access()) {
+            (Some(at), access) if access.is_none_or(|access| streams.a[at].position <= access + 1) => {
+                let certainty = if names.is_empty() { Certainty::First } else { Certainty::Seen };
+                (last_right(streams, at), certainty)
+            }
+            _ if seen.to == seen.from + 1 => (index(seen.from), Certainty::Seen),
+            (_, access) if names.is_empty() => (access.and_then(index), Certainty::First),
+            _ => (reasoned(target, streams, seen, names).or(index(seen.to - 1)), Certainty::Reasoned),
         };
-        let kind = match (seen.what, apart) {
-            (What::Access(pair), _) => match pair.a.or(pair.b) {
+        let access = seen.access().filter(|_| apart.is_none());
+        let kind = match (access.and(Some(seen.what)), apart) {
+            (Some(What::Access(pair)), _) => match pair.a.or(pair.b) {
                 Some(access) if access.is_store => Kind::Store,
                 _ => Kind::Load,
             },
-            (What::Registers, _) | (What::Flow, None) => Kind::Register,
-            (What::Flow, Some(at)) => flow_kind(target, streams, at),
+            (_, Some(at)) => flow_kind(target, streams, at),
+            _ => Kind::Register,
         };
+        let common = guilty.map(|guilty| &streams.a[..=guilty.min(streams.a.len() - 1)]);
+        let clues = common.map(|common| Clues { target, common, difference: seen, names });
+        if let Some(by_flags) = clues.as_ref().and_then(Clues::flags) {
+            (guilty, certainty) = (Some(by_flags), Certainty::Flags);
+        } else if let (Kind::Load, Some(by_delivery)) = (kind, clues.as_ref().and_then(Clues::delivery)) {
+            (guilty, certainty) = (Some(by_delivery), Certainty::Unseen);
+        }
         let (mut divergence, notes) = around(target, streams, guilty, kind);
         divergence.certainty = certainty;
         divergence.registers = registers(target, seen, names);
@@ -349,6 +368,15 @@ impl Register {
     }
 }
 
+/// The index of the instruction that has two streams differ from index `at` on: the one before, which goes on to another; or
+/// that one itself where it lies at the same place and is another all the same, because one side has not seen its code change.
+fn last_right(streams: &Pair<Vec<Executed>>, at: usize) -> Option<usize> {
+    match (streams.a.get(at), streams.b.get(at)) {
+        (Some(a), Some(b)) if a.instruction.address == b.instruction.address => Some(at),
+        _ => at.checked_sub(1),
+    }
+}
+
 /// What kind of thing it is that the instructions differ from index `at` on.
 fn flow_kind(target: &str, streams: &Pair<Vec<Executed>>, at: usize) -> Kind {
     let common = &streams.a[..at];
@@ -379,8 +407,19 @@ fn reasoned(
         streams.a[begin..].iter().take_while(|executed| executed.position < seen.to).collect();
     let access =
         seen.access().and_then(|position| block.iter().position(|executed| executed.position == position));
-    let bits = Disassembler::at_end(target, &streams.a[..begin + block.len()]).mode();
-    let Some(bits) = bits else { return access.map(|access| begin + access) };
+    let disassembler = Disassembler::at_end(target, &streams.a[..begin + block.len()]);
+    let Some(bits) = disassembler.mode() else { return access.map(|access| begin + access) };
+    // Registers that an exception finds as they were when the block began: they were not brought to memory before.
+    let last = block.last()?;
+    let next = last.instruction.address.wrapping_add(last.instruction.bytes.len() as u64);
+    let leaves = streams.a.get(begin + block.len()).is_some_and(|after| after.instruction.address != next);
+    let stale = [Side::A, Side::B].into_iter().any(|side| {
+        let of = |number: usize| (seen.before.get(number), seen.after.get(side).get(number));
+        seen.registers().into_iter().any(|number| of(number).0 == of(number).1)
+    });
+    if leaves && stale && disassembler.branches(last.instruction) == Some(false) {
+        return Some(begin + block.len() - 1);
+    }
     let wrong = seen.registers().into_iter().filter_map(|number| names.get(number).cloned()).collect();
     let code: Vec<_> = block.iter().map(|executed| executed.instruction).collect();
     blame::instruction(bits, &code, &wrong, access).or(access).map(|number| begin + number)

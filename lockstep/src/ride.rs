@@ -369,7 +369,7 @@ impl Ride {
                         self.aborted = true;
                         self.moved = Instant::now();
                         for side in [Side::A, Side::B] {
-                            if !self.comparator.has_ended(side) {
+                            if self.comparator.ended_at(side).is_none() {
                                 self.runs.get_mut(side).abort();
                             }
                         }
@@ -396,6 +396,11 @@ impl Ride {
     /// Whether the consoles differ as far as both have come.
     pub fn consoles_differ(&self) -> bool {
         console_difference(&self.consoles.a, &self.consoles.b).is_some()
+    }
+
+    /// Where a side has ended.
+    pub fn ended_at(&self, side: Side) -> Option<u64> {
+        self.comparator.ended_at(side)
     }
 
     /// How many chunks a side has filled.

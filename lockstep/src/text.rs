@@ -130,6 +130,14 @@ fn diverged(page: &mut String, divergence: &Divergence) {
             "  found: the block for certain; when its instructions were looked at one by one nothing differed, so what is wrong\n  \
              is what is made of them together. This one explains what differs behind the block\n",
         ),
+        Certainty::Flags => page.push_str(
+            "  found: flags are not told; the first instruction whose effect differs acts on them and sets none, and this is the last\n  \
+             before that did\n",
+        ),
+        Certainty::Unseen => page.push_str(
+            "  found: what was read wrong was written by QEMU itself when it delivered an exception or interrupt, which no probe is\n  \
+             told of; this is the instruction behind which it did so last\n",
+        ),
         Certainty::First => page.push_str(
             "  found: by what was compared alone; a value in a register may have been wrong before\n",
         ),

@@ -46,6 +46,9 @@ pub(crate) struct Close {
     pub windows: Pair<Vec<Window>>,
 }
 
+/// The most instructions that a block has (`TCG_MAX_INSNS` in include/tcg/tcg.h).
+const BLOCK: u64 = 512;
+
 /// How often the chunks before are looked at where all differs from the beginning.
 const BACK: u64 = 4;
 
@@ -58,7 +61,8 @@ pub(crate) fn zoom(again: &Again, parted: Parted, at: Option<u64>) -> Result<Opt
     let mut parted = parted;
     let mut look = again.look.clone();
     for back in 0..BACK {
-        let to = at.map_or(parted.before, |at| at.min(parted.before)) + 1;
+        // A block more: what an instruction leaves is seen where the next one begins.
+        let to = at.map_or(parted.before, |at| at.min(parted.before)) + BLOCK;
         let close = closely(again, &look, Stretch { from: parted.after, to }, Pair::default())?;
         match close.compared {
             Compared::Found(difference) => {
