@@ -1,0 +1,62 @@
+//! A TCG developer has a build that is wrong somewhere, and a guest: which instruction is it?
+//!
+//! The builds are QEMU with one small edit each, of which the guilty instruction is known (corpus/faults/list.txt).
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod tandem;
+
+use serde_json::Value;
+use tandem::Place;
+
+fn ride(fault: &corpus::faults::Fault) -> Value {
+    let place = Place::new();
+    let good = corpus::faults::good().unwrap().display().to_string();
+    let bad = fault.build().unwrap().display().to_string();
+    let line = ["lockstep", "--format", "json", "--a", &good, "--b", &bad, "--"].map(str::to_owned);
+    let report = place.run(&[line.to_vec(), fault.arguments().unwrap()].concat()).ends_with(1).json();
+    assert_eq!(place.left(), (vec![], vec![]));
+    report
+}
+
+/// Of each fault but the one that no register and no memory ever shows.
+#[test]
+fn each_fault_is_laid_at_the_right_instruction() {
+    let mut wrong = Vec::new();
+    for fault in corpus::faults::faults().filter(|fault| fault.name != "console") {
+        let report = ride(&fault);
+        let divergence = &report["divergence"];
+        let wanted = format!("{:#x}", fault.address().unwrap());
+        if divergence["pc"]["a"] != Value::from(wanted.clone()) {
+            wrong.push(format!("{}: {wanted} is guilty, and it says {}", fault.name, report["summary"]));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A byte that is another one on its way from the guest to the device: the guest knows nothing of it.
+#[test]
+fn what_only_the_console_shows_is_told_all_the_same() {
+    let report = ride(&corpus::faults::fault("console").unwrap());
+    assert_eq!(report["divergence"]["kind"], "console");
+}
+
+/// The good build against itself, over the same guests.
+#[test]
+fn a_good_build_is_not_accused() {
+    let good = corpus::faults::good().unwrap().display().to_string();
+    let place = Place::new();
+    let mut guests: Vec<Vec<String>> =
+        corpus::faults::faults().map(|fault| fault.arguments().unwrap()).collect();
+    guests.sort();
+    guests.dedup();
+    assert!(guests.len() > 4);
+    for guest in guests {
+        for options in [&[][..], &["--loads"]] {
+            let line = ["lockstep", "--a", &good, "--b", &good].map(str::to_owned);
+            let options = [options, &["--"]].concat();
+            let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
+            place.run(&[line.to_vec(), options, guest.clone()].concat()).ends_with(0);
+        }
+    }
+}
