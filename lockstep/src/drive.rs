@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use qemu::arguments::Arguments;
+use qemu::build::Mode;
+use qemu::program::Program;
 use replayer::source::Source;
 
 use crate::comparator::{Pair, Side};
@@ -22,6 +24,14 @@ pub(crate) struct Drive {
 
 impl Drive {
     pub fn of(request: &mut Request) -> Result<Self, Error> {
+        match (request.builds.a.mode, request.builds.b.mode) {
+            (Mode::System, Mode::System) => {}
+            (Mode::User, Mode::User) => return Drive::of_program(request),
+            (a, _) => {
+                let user = if a == Mode::User { Side::A } else { Side::B };
+                return Err(Error::Modes { user, system: user.other() });
+            }
+        }
         let given = request.arguments.map(<[String]>::to_vec);
         let here = std::env::current_dir;
         let mut shown = None;
@@ -59,6 +69,25 @@ impl Drive {
         }
         let shown = shown.unwrap_or_else(|| lines.clone());
         Ok(Drive { lines, shown, folders, sources, least, compares_console })
+    }
+
+    /// A user program is its own guest, whose only drive is that it is started alike.
+    fn of_program(request: &Request) -> Result<Self, Error> {
+        let given = match (&request.driven, request.arguments) {
+            (Driven::Live, Some(given)) => given,
+            _ => return Err(Error::NoRecordings),
+        };
+        let program = Program::parse(given)?;
+        let lines = Pair::of(|side| program.line(request.extra.get(side)));
+        let here = std::env::current_dir()?;
+        Ok(Drive {
+            shown: lines.clone(),
+            lines,
+            folders: Pair { a: here.clone(), b: here },
+            sources: Vec::new(),
+            least: 0,
+            compares_console: true,
+        })
     }
 
     pub fn driven_by(&self) -> &'static str {

@@ -4,9 +4,11 @@
 //! [`depth`] is how much of them is compared. [`expansion`] finds the first instruction that is another one in the two windows
 //! that the probes then give; [`zoom`] runs both again to find the one whose effect differs first, which [`difference`]
 //! tells from what was seen there, and [`blame`] where it can only be reasoned out; [`disassembly`] makes text of instructions; [`report`] is the result as data and [`text`] as a page to read. [`inputs`] compares what two recordings
-//! took in.
+//! took in. Where the guests are user programs [`calls`] compares their system calls, and [`programs`] tells an input that
+//! differs from what the builds make of it.
 
 mod blame;
+pub mod calls;
 pub mod comparator;
 pub mod depth;
 mod difference;
@@ -14,6 +16,7 @@ pub mod disassembly;
 mod drive;
 pub mod expansion;
 pub mod inputs;
+mod programs;
 pub mod report;
 pub mod ride;
 pub mod text;

@@ -8,18 +8,20 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use qemu::arguments::Refusal;
-use qemu::build::Build;
+use qemu::build::{Build, Mode};
 use qemu::run::{self, Happening, Plan, Run, Typing, describe};
 use recorder::reader::Reader;
 use replayer::death::Death;
 use replayer::source::{self, Source};
 use replayer::verify::console_difference;
-use trace::message::{CHUNK, FromProbe, Look, Point, Step, ToProbe, Watch, Window};
+use trace::message::{CHUNK, Call, FromProbe, Look, Point, Step, ToProbe, Watch, Window};
 
+use crate::calls::{self, Input};
 use crate::comparator::{Comparator, KEPT, Order, OutOfTurn, Pair, Parted, Side};
 use crate::depth::{self, Depth, TooDeep};
 use crate::drive::{Drive, source_of};
 use crate::expansion::{Executed, expand, first_difference};
+use crate::programs::{self, Cause, First};
 use crate::report::{Compared, Divergence, Kind, Report, Ridden, Verdict};
 use crate::zoom;
 use recorder::account::grouped;
@@ -36,6 +38,12 @@ pub enum Error {
     Io(#[from] io::Error),
     #[error(transparent)]
     TooDeep(#[from] TooDeep),
+    #[error("side {user} emulates single programs and side {system} a whole machine: two builds of one kind are needed")]
+    Modes { user: Side, system: Side },
+    #[error("a recording is of a whole machine, and these builds emulate single programs: give a program behind `--` instead")]
+    NoRecordings,
+    #[error(transparent)]
+    Program(#[from] qemu::program::Refusal),
     #[error("side A is a {0} and side B a {1}: two builds of one guest architecture are needed")]
     Targets(String, String),
 }
@@ -65,6 +73,8 @@ pub(crate) enum Trouble {
         "values differ in chunk {0}, each time that the builds are run; but where they are looked at closely nothing does"
     )]
     Hidden(u64),
+    #[error("{} differs in each run of one build too: an input that differs, and not what either build makes of it", .0.described())]
+    Input(Input),
     #[error("{0}")]
     Again(Box<Error>),
     #[error("{0}")]
@@ -113,7 +123,7 @@ pub enum Driven<'a> {
 /// Where no ride came about. Trouble on the way is in the report.
 pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Report, Error> {
     let drive = Drive::of(&mut request)?;
-    let mut ride = Ride::start(&request, &drive)?;
+    let ride = Ride::start(&request, &drive)?;
     let targets = Pair::of(|side| ride.runs.get(side).target.clone());
     if targets.a != targets.b {
         return Err(Error::Targets(targets.a, targets.b));
@@ -121,7 +131,18 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
     // Two recordings differ in what they took in, and so in all values.
     let depth = if drive.driven_by() == "recordings" { Some(Depth::Flow) } else { request.depth };
     let levels = Pair::of(|side| ride.runs.get(side).plugin_api);
-    let (look, mut what) = depth::look(depth, request.loads, levels)?;
+    let (mut look, mut what) = depth::look(depth, request.loads, levels)?;
+    let is_program = request.builds.a.mode == Mode::User;
+    let mut notes = Vec::new();
+    if is_program {
+        look.calls = calls::does(&targets.a);
+        what.push("system calls");
+        // What the program is told of its process it keeps in memory.
+        if ride.runs.a.pid != ride.runs.b.pid && request.depth.is_none() {
+            programs::without_values(&mut look, &mut what);
+            notes.push(programs::OTHER_PROCESSES.to_owned());
+        }
+    }
     let builds = Pair::of(|side| {
         let build = request.builds.get(side);
         Ridden {
@@ -137,44 +158,152 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
     if drive.compares_console {
         what.push("console");
     }
-    let found = ride.follow(&look, request.interrupts, progress);
-    let equal = ride.comparator.equal();
     let mut report = Report {
         verdict: Verdict::Trouble,
         summary: String::new(),
-        compared: Compared { instructions: equal * CHUNK, chunks: equal, what, driven_by: drive.driven_by() },
+        compared: Compared { instructions: 0, chunks: 0, what, driven_by: drive.driven_by() },
         builds,
         divergence: None,
-        notes: Vec::new(),
+        input: None,
+        notes,
     };
-    let decided = found.and_then(|order| match order {
-        Order::Parted(parted) => {
-            report.compared.chunks = parted.chunk;
-            let seen = if parted.flow { Some(ride.windows(parted.chunk)?) } else { None };
-            // Two QEMUs at a time are enough.
-            drop(ride);
-            let again = zoom::Again { request: &request, drive: &drive, look: &look, levels };
-            part(&again, parted, seen, &mut report)
-        }
-        order => ride.conclude(order, drive.compares_console, &mut report),
-    });
+    let mut decided = decide(ride, &request, &drive, &look, levels, &mut report, progress);
+    if let (Err(trouble @ (Trouble::Input(_) | Trouble::Undeterministic(_))), None) = (&decided, request.depth)
+        && is_program
+        && programs::without_values(&mut look, &mut report.compared.what)
+    {
+        report.notes.push(format!("values were compared too, and are not in this verdict: {trouble}"));
+        decided = Ride::start(&request, &drive)
+            .map_err(|error| Trouble::Again(Box::new(error)))
+            .and_then(|ride| decide(ride, &request, &drive, &look, levels, &mut report, progress));
+    }
     if let Err(trouble) = decided {
-        let least = report.compared.instructions.max(equal * CHUNK);
-        report.summary = format!("{trouble}; the same up to instruction {} at least", grouped(least));
+        let least = grouped(report.compared.instructions);
+        report.summary = format!("{trouble}; the same up to instruction {least} at least");
     }
     Ok(report)
 }
 
-/// Finds the instruction at which two runs part. `seen`: the instructions of the chunk in which theirs differ.
+/// Runs both sides, and makes a verdict of what comes of it.
+fn decide(
+    mut ride: Ride,
+    request: &Request,
+    drive: &Drive,
+    look: &Look,
+    levels: Pair<i32>,
+    report: &mut Report,
+    progress: &mut dyn FnMut(u64),
+) -> Result<(), Trouble> {
+    let found = ride.follow(look, request.interrupts, progress);
+    let equal = ride.comparator.equal();
+    (report.compared.instructions, report.compared.chunks) = (equal * CHUNK, equal);
+    let again = zoom::Again { request, drive, look, levels };
+    let target = report.builds.a.target.clone();
+    let outcome = ride.comparator.calls().outcome;
+    report.input = outcome.map(|calls| Input::of(&target, &calls));
+    let is_program = request.builds.a.mode == Mode::User;
+    match found? {
+        Order::Parted(parted) => {
+            report.compared.chunks = parted.chunk;
+            let (at, unlike) = (ride.comparator.seen(), ride.comparator.unlike());
+            let seen = if parted.flow || unlike.is_some() { Some(ride.windows(parted.chunk)?) } else { None };
+            // Two QEMUs at a time are enough.
+            drop(ride);
+            if is_program {
+                match programs::cause(&again, &First { parted, seen: at, outcome }, &target)? {
+                    Cause::Builds => {}
+                    Cause::SystemCall(input) => {
+                        input_is_the_builds(input, report);
+                        return Ok(());
+                    }
+                    Cause::Input(input) => return Err(varies(input, report)),
+                }
+            }
+            part(&again, parted, seen, unlike, report)
+        }
+        order => {
+            let ended = ride.conclude(order, drive.compares_console, report);
+            let consoles = std::mem::take(&mut ride.consoles);
+            drop(ride);
+            ended?;
+            if is_program && outcome.is_some() {
+                after_an_input(&again, order, &consoles, report)?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// A system call that came to something else is what an input has made of it.
+fn varies(input: Option<Input>, report: &mut Report) -> Trouble {
+    report.input.clone_from(&input);
+    input.map_or_else(
+        || {
+            Trouble::Undeterministic(
+                "run again, one build does not do what it did, and no system call came to anything else before".to_owned(),
+            )
+        },
+        Trouble::Input,
+    )
+}
+
+/// The same where it does so each time.
+fn input_is_the_builds(input: Input, report: &mut Report) {
+    report.verdict = Verdict::Different;
+    report.compared.instructions = input.icount;
+    report.summary = format!(
+        "{} is so each time: it is the builds' system calls that differ, not the code that they generate",
+        input.described()
+    );
+    report.divergence = Some(Divergence::without_instruction(Kind::SystemCall, input.icount));
+    report.input = Some(input);
+}
+
+/// Both sides of a user program have ended, after a system call that came to something else on either.
+fn after_an_input(
+    again: &zoom::Again,
+    order: Order,
+    consoles: &Pair<Vec<u8>>,
+    report: &mut Report,
+) -> Result<(), Trouble> {
+    let Some(input) = report.input.clone() else { return Ok(()) };
+    if report.verdict == Verdict::Same {
+        report.notes.push(format!("{} differs, and nothing that was compared does", input.described()));
+        return Ok(());
+    }
+    let mut ride = zoom::start(again)?;
+    let once_more = ride.follow(again.look, again.request.interrupts, &mut |_| {})?;
+    let same = once_more == order && {
+        let mut second = report.clone();
+        ride.conclude(once_more, again.drive.compares_console, &mut second)?;
+        second.summary == report.summary && ride.consoles == *consoles
+    };
+    if same {
+        let target = &report.builds.a.target;
+        let outcome = ride.comparator.calls().outcome.map(|calls| Input::of(target, &calls));
+        if outcome.as_ref() == Some(&input) {
+            report.notes.push(format!("{} is so each time", input.described()));
+        }
+        return Ok(());
+    }
+    report.verdict = Verdict::Trouble;
+    report.divergence = None;
+    Err(Trouble::Input(input))
+}
+
+/// Finds the instruction at which two runs part. `seen`: the instructions of the chunk in which theirs differ, or user
+/// programs' system calls, which are `unlike`.
 fn part(
     again: &zoom::Again,
     parted: Parted,
     seen: Option<Pair<Vec<Window>>>,
+    unlike: Option<Pair<Call>>,
     report: &mut Report,
 ) -> Result<(), Trouble> {
     let target = report.builds.a.target.clone();
     let seen = seen.as_ref().map(streams_of).transpose()?;
     let apart = match &seen {
+        Some(streams) if unlike.is_some() => first_difference(&streams.a, &streams.b),
         Some(streams) => {
             Some(first_difference(&streams.a, &streams.b).ok_or(Trouble::Unfound(parted.chunk))?)
         }
@@ -185,12 +314,16 @@ fn part(
         match (zoom::zoom(again, parted, at.map(|executed| executed.position))?, &seen, apart) {
             (Some(zoomed), _, _) => Divergence::zoomed(&target, &streams_of(&zoomed.windows)?, &zoomed),
             (None, Some(streams), Some(at)) => Divergence::of(&target, streams, at),
+            (None, Some(streams), None) => match &unlike {
+                Some(unlike) => Divergence::of_calls(&target, streams, unlike),
+                None => return Err(Trouble::Hidden(parted.chunk)),
+            },
             (None, ..) => return Err(Trouble::Hidden(parted.chunk)),
         };
     report.verdict = Verdict::Different;
     report.compared.instructions = divergence.icount.a;
     report.summary = divergence.summary();
-    report.notes = notes;
+    report.notes.extend(notes);
     report.divergence = Some(divergence);
     Ok(())
 }
@@ -209,6 +342,10 @@ pub(crate) struct Ride {
     come: Receiver<(Side, Happening)>,
     consoles: Pair<Vec<u8>>,
     answers: Pair<Option<Option<Window>>>,
+    /// Where a user program was when it may have gone, and whether its probe is.
+    leaving: Pair<Option<FromProbe>>,
+    gone: Pair<bool>,
+    is_program: bool,
     /// The names of the registers that are read, and the steps of what is looked at closely.
     pub names: Pair<Vec<String>>,
     pub steps: Pair<Vec<Step>>,
@@ -243,10 +380,18 @@ impl Ride {
                 .map_err(|error| Error::Run(side, error))
         };
         let runs = Pair { a: start(Side::A)?, b: start(Side::B)? };
+        let is_program = request.builds.a.mode == Mode::User;
         Ok(Ride {
-            comparator: Comparator::new(drive.least),
+            comparator: if is_program {
+                Comparator::of_programs(&runs.a.target)
+            } else {
+                Comparator::new(drive.least)
+            },
             runs,
             come,
+            leaving: Pair::default(),
+            gone: Pair::default(),
+            is_program,
             consoles: Pair::default(),
             answers: Pair::default(),
             names: Pair::default(),
@@ -278,8 +423,13 @@ impl Ride {
                 self.steps.get_mut(side).extend(steps);
                 Ok(None)
             }
+            Ok((side, Happening::Probe(leaving @ FromProbe::Leaving { .. }))) => {
+                *self.leaving.get_mut(side) = Some(leaving);
+                Ok(None)
+            }
             Ok((side, Happening::Probe(message))) => {
                 self.moved = Instant::now();
+                *self.leaving.get_mut(side) = None;
                 Ok(Some((side, message)))
             }
             Ok((side, Happening::Console(bytes))) => {
@@ -290,6 +440,13 @@ impl Ride {
             }
             Ok((side, Happening::ProbeGone(Some(why)))) => Err(Trouble::Probe(side, why)),
             Ok((side, Happening::ProbeGone(None))) => {
+                *self.gone.get_mut(side) = true;
+                if let Some(FromProbe::Leaving { position, digest, memory, calls }) =
+                    self.leaving.get_mut(side).take()
+                {
+                    let end = FromProbe::End { position, digest, memory, samples: Vec::new(), calls };
+                    return Ok(Some((side, end)));
+                }
                 let started = *self.dying.get(side);
                 let run = self.runs.get_mut(side);
                 let ending = describe(run.wait()?);
@@ -299,6 +456,9 @@ impl Ride {
             Err(RecvTimeoutError::Disconnected) => Err(Trouble::Stalled("nothing came".to_owned())),
             Err(RecvTimeoutError::Timeout) => {
                 if self.moved.elapsed() > STALL {
+                    if self.is_program {
+                        return Err(Trouble::Stalled(self.waiting()));
+                    }
                     if self.stalled {
                         return Err(Trouble::Stalled("neither side filled a chunk or ended".to_owned()));
                     }
@@ -312,6 +472,27 @@ impl Ride {
                 Ok(None)
             }
         }
+    }
+
+    /// What user programs do that fill no chunk.
+    fn waiting(&self) -> String {
+        let of = |side| match self.runs.get(side).waits_in() {
+            Some(number) => {
+                let call = calls::name("x86_64", number).unwrap_or("unknown");
+                format!("side {side} waited in the system call `{call}`")
+            }
+            None => format!("side {side} ran without filling a chunk"),
+        };
+        format!("{} and {}", of(Side::A), of(Side::B))
+    }
+
+    /// What was seen where they part, and the user programs' system calls.
+    pub fn seen(&self) -> Pair<u64> {
+        self.comparator.seen()
+    }
+
+    pub fn calls(&self) -> &calls::Calls {
+        self.comparator.calls()
     }
 
     /// Lets a side go from its first instruction.
@@ -332,12 +513,12 @@ impl Ride {
         }
         loop {
             let orders = match self.next(interrupts)? {
-                Some((side, FromProbe::Chunk { index, digest, memory, samples })) => {
-                    self.comparator.chunk(side, index, (digest, memory), samples)?
+                Some((side, FromProbe::Chunk { index, digest, memory, samples, calls })) => {
+                    self.comparator.chunk(side, index, (digest, memory), (samples, calls))?
                 }
-                Some((side, FromProbe::End { position, digest, memory, samples })) => {
+                Some((side, FromProbe::End { position, digest, memory, samples, calls })) => {
                     self.one_ended.get_or_insert_with(Instant::now);
-                    self.comparator.ended(side, position, (digest, memory), samples)
+                    self.comparator.ended(side, position, (digest, memory), (samples, calls))
                 }
                 Some((side, FromProbe::Digests(Some(digests)))) if digests.len() == 1 => {
                     self.comparator.answered(side, digests[0])
@@ -466,6 +647,9 @@ impl Ride {
     }
 
     pub fn window(&mut self, side: Side, index: u64) -> Result<Window, Trouble> {
+        if *self.gone.get(side) {
+            return Err(Trouble::Forgotten(side));
+        }
         self.runs.get_mut(side).say(&ToProbe::Window(index));
         // Interrupting what takes milliseconds would only lose the result.
         let never = AtomicU32::new(0);

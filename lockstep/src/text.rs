@@ -244,6 +244,7 @@ mod tests {
             },
             builds: Pair { a: side(&["-M", "pc"]), b: side(&["-M", "pc", "-cpu", "max"]) },
             divergence,
+            input: None,
             notes,
         }
     }

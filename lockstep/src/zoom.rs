@@ -144,7 +144,7 @@ fn sweep(again: &Again, look: &Look) -> Result<Option<Parted>, Trouble> {
     Ok(if let Order::Parted(parted) = order { Some(parted) } else { None })
 }
 
-fn start(again: &Again) -> Result<Ride, Trouble> {
+pub(crate) fn start(again: &Again) -> Result<Ride, Trouble> {
     Ride::start(again.request, again.drive).map_err(|error| Trouble::Again(Box::new(error)))
 }
 

@@ -1,0 +1,65 @@
+//! What is special where the guest is a user program: its system calls ask the host's own kernel, and nothing records what
+//! that says.
+//!
+//! So a difference is what the builds make of the program only where each of them makes the same of it once more. Where one
+//! does not, an input is behind it, and the first system call that came to something else names it.
+
+use trace::message::{Call, Look};
+
+use crate::calls::Input;
+use crate::comparator::{Order, Pair, Parted};
+use crate::ride::Trouble;
+use crate::zoom::{Again, start};
+
+/// Said where the processes could not be made alike.
+pub(crate) const OTHER_PROCESSES: &str = "values were not compared: the kernel lets this user make no PID namespace, and the program \
+     keeps its process id in memory";
+
+/// What makes two runs of one program part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The builds do.
+    Builds,
+    /// They do, by what a system call comes to in them.
+    SystemCall(Input),
+    /// An input, by this call where one is known.
+    Input(Option<Input>),
+}
+
+/// Leaves values and registers out of what is looked at; gives back whether there were any.
+pub(crate) fn without_values(look: &mut Look, what: &mut Vec<&'static str>) -> bool {
+    let had = look.values && (look.stores || look.loads) || look.registers;
+    (look.values, look.registers) = (false, false);
+    for one in what.iter_mut() {
+        *one = match *one {
+            "stores" => "stores without their values",
+            "loads" => "loads without their values",
+            other => other,
+        };
+    }
+    what.retain(|one| !one.starts_with("registers"));
+    had
+}
+
+/// What a first run saw where it parted.
+pub(crate) struct First {
+    pub parted: Parted,
+    pub seen: Pair<u64>,
+    /// The first system call that came to something else.
+    pub outcome: Option<Pair<Call>>,
+}
+
+/// Runs both again, and tells from what is the same once more why they part.
+pub(crate) fn cause(again: &Again, first: &First, target: &str) -> Result<Cause, Trouble> {
+    let mut ride = start(again)?;
+    let order = ride.follow(again.look, again.request.interrupts, &mut |_| {})?;
+    let outcome = ride.calls().outcome;
+    let named = |calls: Option<Pair<Call>>| calls.map(|calls| Input::of(target, &calls));
+    if order != Order::Parted(first.parted) || ride.seen() != first.seen {
+        return Ok(Cause::Input(named(first.outcome.or(outcome))));
+    }
+    Ok(match (first.outcome, outcome) {
+        (Some(before), Some(now)) if before == now => Cause::SystemCall(Input::of(target, &now)),
+        _ => Cause::Builds,
+    })
+}
