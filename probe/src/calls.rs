@@ -4,19 +4,18 @@
 //! and each C library asks for some when it starts, so they are made the same each time.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 
 use trace::digest::append;
 use trace::message::{Call, Does};
+
+use crate::ffi;
 
 /// The most that is read of what a call has filled, bytes.
 const MOST: u32 = 1 << 16;
 
 /// A user program's memory, as this process has it.
-pub(crate) struct Memory {
-    /// This process's own.
-    file: File,
+#[derive(Default)]
+struct Memory {
     /// Where the program's address 0 lies, as soon as it is known.
     base: Option<u64>,
 }
@@ -47,19 +46,18 @@ const SHARES_MEMORY: u64 = 0x100;
 const WAITS: u64 = 0x4000;
 
 impl Calls {
-    pub(crate) fn new(does: &[(i64, Does)]) -> std::io::Result<Self> {
-        let file = File::options().read(true).write(true).open("/proc/self/mem")?;
+    pub(crate) fn new(does: &[(i64, Does)]) -> Self {
         let mut by_number: HashMap<i64, Vec<Does>> = HashMap::new();
         for &(number, does) in does {
             by_number.entry(number).or_default().push(does);
         }
-        Ok(Calls {
+        Calls {
             does: by_number,
-            memory: Memory { file, base: None },
+            memory: Memory::default(),
             open: None,
             made: Vec::new(),
             process: std::process::id(),
-        })
+        }
     }
 
     /// An instruction at `address` lies at `host` in this process.
@@ -140,13 +138,17 @@ impl Memory {
     /// A digest of what lies at `address`; `None` where that can't be read.
     fn read(&self, address: u64, length: u32) -> Option<u64> {
         let mut bytes = vec![0; length as usize];
-        self.file.read_exact_at(&mut bytes, self.place(address)?).ok()?;
+        if !ffi::read(self.place(address)?, &mut bytes) {
+            return None;
+        }
         Some(bytes.iter().fold(1, |digest, &byte| append(digest, byte.into())))
     }
 
     /// Puts bytes at `address` that look random and follow from `seed`.
     fn randomize(&self, address: u64, length: u32, seed: u64) {
         let bytes: Vec<u8> = (0..length).map(|number| append(seed, number.into()).to_be_bytes()[0]).collect();
-        let _ = self.place(address).map(|place| self.file.write_all_at(&bytes, place));
+        if let Some(place) = self.place(address) {
+            ffi::write(place, &bytes);
+        }
     }
 }

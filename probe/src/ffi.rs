@@ -19,8 +19,6 @@
 //! - **A dying QEMU's signal handler** looks at the probe on the vCPU's thread only, and only where that was in none of
 //!   these functions (`WITHIN`), and changes nothing. `block_entered` says nothing of itself, so a signal that comes from
 //!   outside may meet a block that is half noted: what is read is then one block off, and nothing worse.
-//! - **The thread that waits for a user program's fatal signal** works on the probe while the vCPU's thread waits for it
-//!   to come (`killed`).
 //! - **No panic leaves**: every function that QEMU calls goes through `guarded`, but for the usual way of
 //!   `block_entered`, in which nothing panics.
 
@@ -29,6 +27,8 @@
 mod memory;
 mod registers;
 mod syscalls;
+
+pub(crate) use self::syscalls::{read, write};
 
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -47,7 +47,7 @@ use trace::recent::Recent;
 
 use self::memory::{Telling, Watching};
 use self::registers::Registers;
-use crate::{dying, killed};
+use crate::dying;
 use crate::look::State;
 use crate::session::{Session, Trouble};
 
@@ -706,7 +706,7 @@ fn flush_from_now_on() {
 }
 
 /// Signals are for QEMU's own threads, not for this one.
-pub(crate) fn leave_signals() {
+fn leave_signals() {
     // SAFETY: a zeroed set is filled before it is used; the mask is this thread's own.
     unsafe {
         let mut all = std::mem::zeroed();
@@ -842,7 +842,6 @@ fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(),
     } else {
         // Where a signal would end QEMU, it is QEMU that handles it here.
         syscalls::tell_from_now_on(id, level)?;
-        killed::tell_from_now_on();
     }
     Ok(())
 }

@@ -68,12 +68,7 @@ impl Session {
         match codec::read(&mut host)? {
             Some(ToProbe::Go { credit, from, watch, keeps, look }) => {
                 let stream = Stream::at(from, keeps as usize);
-                let calls = if system {
-                    None
-                } else {
-                    let calls = Calls::new(&look.calls);
-                    Some(calls.map_err(|error| Trouble::Blind(format!("/proc/self/mem can't be opened: {error}")))?)
-                };
+                let calls = (!system).then(|| Calls::new(&look.calls));
                 let looking = Looking::new(look);
                 Ok(Session { host, table, stream, credit, watch, seen: 0, last: None, looking, calls })
             }

@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -24,8 +24,9 @@ use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, raise, sign
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, getgid, getuid, pipe, setpgid};
 
-/// Has `command`, which the kernel already kills with this process, run apart.
-pub(crate) fn run_apart(command: &mut Command) {
+/// Has `command`, which the kernel already kills with this process, run apart. It gets the descriptors `given` under these
+/// numbers: a program sees which are taken, and both sides have to see the same.
+pub(crate) fn run_apart(command: &mut Command, given: Vec<(RawFd, RawFd)>) {
     let (user, group) = (getuid(), getgid());
     // The guest keeps its ids in a namespace of users, which those need who may not make one of processes alone.
     let maps = [
@@ -34,6 +35,12 @@ pub(crate) fn run_apart(command: &mut Command) {
         ("/proc/self/gid_map", format!("{group} {group} 1")),
     ];
     let prepare = move || {
+        for &(from, to) in &given {
+            // SAFETY: the parent holds `from` open, and nothing of this process is at so high a number.
+            if unsafe { libc::dup2(from, to) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
         let persona = personality::get()?;
         personality::set(persona | Persona::ADDR_NO_RANDOMIZE)?;
         if unshare(CloneFlags::CLONE_NEWPID).is_ok() {

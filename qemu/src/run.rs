@@ -5,6 +5,7 @@
 //! nothing to clean up, whoever dies; and QEMU itself is killed by the kernel when the thread that started it
 //! ends (`PR_SET_PDEATHSIG`), which therefore has to be the main thread.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -68,6 +69,10 @@ const END_LIMIT: Duration = Duration::from_secs(20);
 const GATHERING: Duration = Duration::from_millis(5);
 /// How much of QEMU's standard error is kept, bytes.
 const KEPT_ERRORS: usize = 16 << 10;
+
+/// The descriptors that a user program's QEMU has more than another, high enough for the program not to come by them.
+const PROGRAM_SOCKET: RawFd = 1000;
+const PROGRAM_PROBE: RawFd = 1001;
 
 /// What QEMU says and goes on: warnings, and of modules of another build's (util/error-report.c and util/module.c).
 const HARMLESS: [&str; 4] =
@@ -155,10 +160,15 @@ impl Run {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
-        let mut plugin = Vec::new();
+        let (mut plugin, mut given) = (Vec::new(), Vec::new());
         if let Some(probe) = plan.probe {
-            plugin.push(format!("{},fd={}", probe.display(), guest.as_raw_fd()));
-            passed.push(guest.as_raw_fd());
+            let fd = if is_user { PROGRAM_SOCKET } else { guest.as_raw_fd() };
+            plugin.push(format!("{},fd={fd}", probe.display()));
+            if is_user {
+                given.push((guest.as_raw_fd(), fd));
+            } else {
+                passed.push(fd);
+            }
         }
         let mut theirs = Vec::new();
         let mut pair = || -> io::Result<_> {
@@ -200,11 +210,24 @@ impl Run {
             };
         }
         passed.extend(waking.iter().map(AsRawFd::as_raw_fd));
+        // By its number: the linker takes no path with a space in it.
+        let opened = plan.probe.filter(|_| is_user).map(File::open).transpose()?;
+        if is_user {
+            // What is told to the probe, and that it hears of the program's end, is no business of the program's.
+            const PRELOAD: &str = "LD_PRELOAD";
+            let preload = std::env::var(PRELOAD);
+            let own = preload.map_or(["-U", PRELOAD].map(str::to_owned), |given| {
+                ["-E".to_owned(), format!("{PRELOAD}={given}")]
+            });
+            if let Some(probe) = &opened {
+                given.push((probe.as_raw_fd(), PROGRAM_PROBE));
+                command.env(PRELOAD, format!("/proc/self/fd/{PROGRAM_PROBE}"));
+            }
+            command.args(["-U", API]).args(own).args(plan.arguments);
+        }
         hand_over(&mut command, passed, Signal::SIGKILL);
         if is_user {
-            // What tells the probe is no business of the program's.
-            command.args(["-U", API]).args(plan.arguments);
-            run_apart(&mut command);
+            run_apart(&mut command, given);
         }
         let mut child = command.spawn().map_err(|why| Error::Start { path: plan.build.path.clone(), why })?;
         drop((guest, theirs));

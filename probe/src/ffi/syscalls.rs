@@ -118,3 +118,24 @@ fn ends(vcpu: c_uint, number: i64, result: i64) {
         super::forget();
     }
 }
+
+/// Reads what lies at the address `place` of this process; gives back whether all of it could be read.
+pub(crate) fn read(place: u64, bytes: &mut [u8]) -> bool {
+    let here = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    let there = libc::iovec { iov_base: pointer(place), iov_len: bytes.len() };
+    // SAFETY: the kernel looks whether `there` can be read, and `here` is ours to write.
+    let read = unsafe { libc::process_vm_readv(libc::getpid(), &raw const here, 1, &raw const there, 1, 0) };
+    usize::try_from(read) == Ok(bytes.len())
+}
+
+/// Writes `bytes` at the address `place` of this process, where a system call of the program's has just written as many.
+pub(crate) fn write(place: u64, bytes: &[u8]) {
+    let here = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let there = libc::iovec { iov_base: pointer(place), iov_len: bytes.len() };
+    // SAFETY: the kernel looks whether `there` can be written; it is the program's own memory, which nothing here refers to.
+    unsafe { libc::process_vm_writev(libc::getpid(), &raw const here, 1, &raw const there, 1, 0) };
+}
+
+fn pointer(place: u64) -> *mut c_void {
+    std::ptr::without_provenance_mut(usize::try_from(place).unwrap_or_default())
+}
