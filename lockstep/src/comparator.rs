@@ -135,6 +135,8 @@ pub struct Comparator {
     least: u64,
     /// The position of the last sample that is equal.
     sampled: u64,
+    /// Whether the guests are user programs, which end at one and the same instruction.
+    is_program: bool,
     /// A user program's system calls.
     calls: Calls,
     /// The first calls that are unlike, and not only in what they came to.
@@ -154,7 +156,7 @@ impl Comparator {
     /// The same for user programs of QEMU's target `target`, whose system calls count too.
     #[must_use]
     pub fn of_programs(target: &str) -> Self {
-        Comparator { calls: Calls::of(target), ..Comparator::default() }
+        Comparator { calls: Calls::of(target), is_program: true, ..Comparator::default() }
     }
 
     /// The system calls compared so far.
@@ -398,11 +400,21 @@ impl Comparator {
             return self.decide(Order::Parted(self.parted(at / CHUNK, true)));
         }
         self.equal = self.equal.max(at / CHUNK);
+        if self.is_program {
+            return self.ended_early(at);
+        }
         if self.streams.get(side).end.is_some() {
             self.both_equal(at)
         } else {
             vec![Order::Credit(side, self.streams.get(side).filled + AHEAD)]
         }
+    }
+
+    /// A program has ended at `at`, and the other goes on from there.
+    fn ended_early(&mut self, at: u64) -> Vec<Order> {
+        let after = self.sampled.max(self.calls.alike).min(at.saturating_sub(1)).max(at / CHUNK * CHUNK);
+        self.see(&[at], &[at]);
+        self.decide(Order::Parted(Parted { chunk: at / CHUNK, after, before: at, flow: true }))
     }
 
     /// Both have ended, and are equal up to `at`, the shorter one's end.

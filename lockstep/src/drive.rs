@@ -80,6 +80,7 @@ impl Drive {
         let program = Program::parse(given)?;
         let lines = Pair::of(|side| program.line(request.extra.get(side)));
         let here = std::env::current_dir()?;
+        program.look_for(&here)?;
         Ok(Drive {
             shown: lines.clone(),
             lines,

@@ -450,7 +450,12 @@ impl Ride {
                 let started = *self.dying.get(side);
                 let run = self.runs.get_mut(side);
                 let ending = describe(run.wait()?);
-                let said = run.last_words();
+                let mut said = run.last_words();
+                // What a program can't be loaded for is said there.
+                let console = String::from_utf8_lossy(self.consoles.get(side));
+                if let (true, "", Some(line)) = (self.is_program, &*said, console.lines().last()) {
+                    said = format!(", it said: {line}");
+                }
                 Err(Trouble::Died { side, ending, started, said })
             }
             Err(RecvTimeoutError::Disconnected) => Err(Trouble::Stalled("nothing came".to_owned())),

@@ -41,6 +41,7 @@ pub fn render(report: &Report) -> String {
         match compared.driven_by {
             "recording" => "one recording",
             "recordings" => "a recording each",
+            _ if compared.what.contains(&"system calls") => "two live runs",
             _ => "two live runs in virtual time",
         }
     );

@@ -1,6 +1,8 @@
 //! The command line of a QEMU that emulates one Linux program: its own options, and behind them the program and all that
 //! is the program's. (Source: linux-user/main.c of QEMU 7.2 and 10.0.)
 
+use std::path::Path;
+
 /// A command line, taken apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Program<'a> {
@@ -13,6 +15,8 @@ pub struct Program<'a> {
 pub enum Refusal {
     #[error("no program: give it behind `--`, as in `-- ./prog its arguments`, with QEMU's own options before it")]
     NoProgram,
+    #[error("there is no program at `{0}`; QEMU takes a path and looks for it nowhere else")]
+    Missing(String),
     #[error("`{0}` waits for a debugger, and Tandem starts the program itself; remove it")]
     Debugger(String),
     #[error("`{0}` only prints something and ends: there is no program to run")]
@@ -56,6 +60,17 @@ impl<'a> Program<'a> {
         }
         let (options, program) = arguments.split_at(place);
         if program.is_empty() { Err(Refusal::NoProgram) } else { Ok(Program { options, program }) }
+    }
+
+    /// Refuses a program that is not there. `folder`: where it is started.
+    ///
+    /// # Errors
+    /// Where it is not.
+    pub fn look_for(&self, folder: &Path) -> Result<(), Refusal> {
+        match self.program.first() {
+            Some(program) if !folder.join(program).is_file() => Err(Refusal::Missing(program.clone())),
+            _ => Ok(()),
+        }
     }
 
     /// The line on which it is the same run each time, with `extra` options.
