@@ -55,6 +55,8 @@ pub(crate) enum Trouble {
     OutOfTurn(#[from] OutOfTurn),
     #[error("the QEMU of side {side} died ({ending}){}{said}", by_then(*.started))]
     Died { side: Side, ending: String, started: Option<u64>, said: String },
+    #[error("the QEMU of side {side} ended before the program's first instruction ({ending}){said}")]
+    Stillborn { side: Side, ending: String, said: String },
     #[error("the probe of side {0} can't go on: {1}")]
     Probe(Side, String),
     #[error("{0} for {limit} s", limit = STALL.as_secs())]
@@ -203,6 +205,7 @@ fn decide(
     report.input = outcome.map(|calls| Input::of(&target, &calls));
     let is_program = request.builds.a.mode == Mode::User;
     match found? {
+        Order::Parted(Parted { before: 0, .. }) if is_program => Err(ride.stillborn()?),
         Order::Parted(parted) => {
             report.compared.chunks = parted.chunk;
             let (at, unlike) = (ride.comparator.seen(), ride.comparator.unlike());
@@ -479,6 +482,21 @@ impl Ride {
         }
     }
 
+    /// One side has ended before its first instruction.
+    fn stillborn(&mut self) -> Result<Trouble, Trouble> {
+        for side in [Side::A, Side::B] {
+            self.runs.get_mut(side).say(&ToProbe::Finish);
+        }
+        // The other runs on for as long as it has credit.
+        let ended = |run: &mut Run| run.ended(Duration::from_millis(500)).filter(|status| !status.success());
+        let (side, status) = match ended(&mut self.runs.a) {
+            Some(status) => (Side::A, status),
+            None => (Side::B, self.runs.b.wait()?),
+        };
+        let said = self.runs.get(side).last_words();
+        Ok(Trouble::Stillborn { side, ending: describe(status), said })
+    }
+
     /// What user programs do that fill no chunk.
     fn waiting(&self) -> String {
         let of = |side| match self.runs.get(side).waits_in() {
@@ -544,6 +562,7 @@ impl Ride {
             for order in orders {
                 match order {
                     Order::Credit(side, credit) => self.runs.get_mut(side).say(&ToProbe::Credit(credit)),
+                    Order::Ask(side, _) if *self.gone.get(side) => return Err(Trouble::Forgotten(side)),
                     Order::Ask(side, at) => {
                         self.runs.get_mut(side).say(&ToProbe::Digests { from: at, to: at })
                     }
@@ -569,6 +588,11 @@ impl Ride {
                      did not come",
                     grouped(at)
                 )));
+            }
+            Order::Same { position: 0 } if self.is_program => {
+                let statuses = self.end()?;
+                let (ending, said) = (describe(statuses.a), self.runs.a.last_words());
+                return Err(Trouble::Stillborn { side: Side::A, ending, said });
             }
             Order::Same { position } => {
                 let statuses = self.end()?;

@@ -796,6 +796,16 @@ fn standing(asked: Asked) -> Option<Standing> {
     Some(session.standing(hot.started(running)))
 }
 
+/// Where a user program's memory is mapped follows from what of QEMU's own is, and that from when its other thread frees what:
+/// from here on nothing that QEMU allocates is mapped by itself.
+fn keep_the_map_still() {
+    // SAFETY: nothing but numbers; the C library takes them at any time.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(), String> {
     let (level, system) = (api_level(), info.system_emulation);
     let qemu = Qemu::find(level, system)?;
@@ -805,6 +815,8 @@ fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(),
     let waking = host_socket(arguments, "waking=")?;
     if system {
         flush_from_now_on();
+    } else {
+        keep_the_map_still();
     }
     // SAFETY: `target_name` is a C string of QEMU's, alive during the call.
     let target = unsafe { CStr::from_ptr(info.target_name) }.to_string_lossy().into_owned();
