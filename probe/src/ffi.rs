@@ -42,7 +42,7 @@ use std::time::Duration;
 use trace::access::Accesses;
 use trace::block::{Block, Code, Entry};
 use trace::codec;
-use trace::message::{API, Asked, Standing};
+use trace::message::{API, Asked, PRELOADED, Standing};
 use trace::recent::Recent;
 
 use self::memory::{Telling, Watching};
@@ -268,6 +268,9 @@ fn api_level() -> c_int {
 extern "C" fn choose_version() {
     // SAFETY: runs inside `dlopen`, before QEMU or anyone else can read the variable.
     unsafe { qemu_plugin_version = api_level() }
+    if std::env::var_os("LD_PRELOAD").is_some_and(|preloaded| preloaded == PRELOADED) {
+        keep_the_map_still();
+    }
 }
 
 fn symbol(name: &CStr) -> Option<*mut c_void> {
@@ -796,8 +799,8 @@ fn standing(asked: Asked) -> Option<Standing> {
     Some(session.standing(hot.started(running)))
 }
 
-/// Where a user program's memory is mapped follows from what of QEMU's own is, and that from when its other thread frees what:
-/// from here on nothing that QEMU allocates is mapped by itself.
+/// Where a user program's memory is mapped follows from what of QEMU's own is, and that from when its other thread allocates
+/// and frees: nothing that QEMU allocates is mapped by itself, and its threads have no heaps of their own.
 fn keep_the_map_still() {
     // SAFETY: nothing but numbers; the C library takes them at any time.
     unsafe {
@@ -815,8 +818,6 @@ fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(),
     let waking = host_socket(arguments, "waking=")?;
     if system {
         flush_from_now_on();
-    } else {
-        keep_the_map_still();
     }
     // SAFETY: `target_name` is a C string of QEMU's, alive during the call.
     let target = unsafe { CStr::from_ptr(info.target_name) }.to_string_lossy().into_owned();

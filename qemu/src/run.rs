@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use trace::codec;
-use trace::message::{API, FromProbe, PROTOCOL, ToProbe};
+use trace::message::{API, FromProbe, PRELOADED, PRELOADED_FD, PROTOCOL, ToProbe};
 
 use crate::apart::run_apart;
 use crate::build::{Build, Mode};
@@ -70,9 +70,8 @@ const GATHERING: Duration = Duration::from_millis(5);
 /// How much of QEMU's standard error is kept, bytes.
 const KEPT_ERRORS: usize = 16 << 10;
 
-/// The descriptors that a user program's QEMU has more than another, high enough for the program not to come by them.
+/// The probe's socket in a user program's QEMU: high enough for the program not to come by it.
 const PROGRAM_SOCKET: RawFd = 1000;
-const PROGRAM_PROBE: RawFd = 1001;
 
 /// What QEMU says and goes on: warnings, and of modules of another build's (util/error-report.c and util/module.c).
 const HARMLESS: [&str; 4] =
@@ -220,8 +219,8 @@ impl Run {
                 ["-E".to_owned(), format!("{PRELOAD}={given}")]
             });
             if let Some(probe) = &opened {
-                given.push((probe.as_raw_fd(), PROGRAM_PROBE));
-                command.env(PRELOAD, format!("/proc/self/fd/{PROGRAM_PROBE}"));
+                given.push((probe.as_raw_fd(), PRELOADED_FD));
+                command.env(PRELOAD, PRELOADED);
             }
             command.args(["-U", API]).args(own).args(plan.arguments);
         }

@@ -20,6 +20,10 @@ pub const PROTOCOL: u32 = 7;
 /// tells it.
 pub const API: &str = "TANDEM_PLUGIN_API";
 
+/// What the dynamic linker has loaded before a QEMU for user programs: the probe, by a descriptor of this number.
+pub const PRELOADED: &str = "/proc/self/fd/1001";
+pub const PRELOADED_FD: i32 = 1001;
+
 /// Instructions in a chunk: 2^20.
 pub const CHUNK: u64 = 1 << 20;
 
