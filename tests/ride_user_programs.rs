@@ -1,5 +1,7 @@
 //! A TCG developer rides two builds in lockstep over a user program.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod tandem;
 
 use std::path::Path;
@@ -29,7 +31,9 @@ fn ride(place: &Place, options: &[&str], program: &[&str]) -> Ran {
 fn busybox(place: &Place, target: &str) {
     let initramfs = corpus::guest(&format!("linux-{target}")).unwrap();
     let initramfs = initramfs.iter().find(|word| word.ends_with("initrd.gz")).unwrap();
-    let script = format!("gzip -dc '{initramfs}' | cpio -i --quiet --to-stdout bin/busybox >busybox && chmod +x busybox");
+    let script = format!(
+        "gzip -dc '{initramfs}' | cpio -i --quiet --to-stdout bin/busybox >busybox && chmod +x busybox"
+    );
     let unpacked = Command::new("sh").args(["-c", &script]).current_dir(place.path(".")).status().unwrap();
     assert!(unpacked.success());
 }
@@ -54,7 +58,19 @@ fn programs_of_other_processors_are_ridden_too() {
         let place = Place::new();
         busybox(&place, target);
         let qemu = build(&format!("{BUILD}-{target}"));
-        let line = ["lockstep", "--a", &qemu, "--b", &qemu, "--format", "json", "--", "./busybox", "sha256sum", "busybox"];
+        let line = [
+            "lockstep",
+            "--a",
+            &qemu,
+            "--b",
+            &qemu,
+            "--format",
+            "json",
+            "--",
+            "./busybox",
+            "sha256sum",
+            "busybox",
+        ];
         let report = place.run(&line).ends_with(0).json();
         assert_eq!(report["builds"]["a"]["target"], target);
         assert!(report["compared"]["chunks"].as_u64().unwrap() > 10, "{report}");

@@ -144,9 +144,10 @@ impl Calls {
     /// Of programs for QEMU's target `target`.
     #[must_use]
     pub fn of(target: &str) -> Self {
-        let counts = ARGUMENTS.iter().enumerate().flat_map(|(count, names)| {
-            names.split_whitespace().map(move |name| (name, count))
-        });
+        let counts = ARGUMENTS
+            .iter()
+            .enumerate()
+            .flat_map(|(count, names)| names.split_whitespace().map(move |name| (name, count)));
         let numbers = numbers(target);
         let arguments = counts.filter_map(|(name, count)| Some((*numbers.get(name)?, count))).collect();
         Calls { arguments, ..Calls::default() }
@@ -220,8 +221,10 @@ impl Input {
     /// What differs, as a part of a sentence.
     #[must_use]
     pub fn described(&self) -> String {
-        let of = |result: Option<i64>| result.map_or_else(|| "nothing".to_owned(), |result| result.to_string());
-        let place = format!("the system call `{}` at icount {}", self.call, recorder::account::grouped(self.icount));
+        let of =
+            |result: Option<i64>| result.map_or_else(|| "nothing".to_owned(), |result| result.to_string());
+        let place =
+            format!("the system call `{}` at icount {}", self.call, recorder::account::grouped(self.icount));
         if self.filled {
             format!("what {place} put into memory")
         } else {

@@ -186,7 +186,13 @@ impl Comparator {
     fn called(&mut self, side: Side, calls: Vec<Call>) -> Option<Parted> {
         let Pair { a, b } = self.calls.take(side, calls)?;
         self.unlike = Some(Pair { a, b });
-        let words = |call: &Call| [call.position, call.number.cast_unsigned(), call.arguments.iter().fold(0, |all, &one| append(all, one))];
+        let words = |call: &Call| {
+            [
+                call.position,
+                call.number.cast_unsigned(),
+                call.arguments.iter().fold(0, |all, &one| append(all, one)),
+            ]
+        };
         self.see(&words(&a), &words(&b));
         let before = a.position.min(b.position);
         let after = self.sampled.max(self.equal * CHUNK).max(self.calls.alike).min(before.saturating_sub(1));
@@ -466,9 +472,9 @@ mod tests {
         let mut comparator = Comparator::new(0);
         let a = vec![sample(100, 1), sample(200, 2), sample(300, 3)];
         let b = vec![sample(100, 1), sample(205, 9), sample(300, 4)];
-        assert_eq!(comparator.chunk(Side::A, 0, only(7), a), Ok(vec![]));
+        assert_eq!(comparator.chunk(Side::A, 0, only(7), (a, Vec::new())), Ok(vec![]));
         let parted = Parted { chunk: 0, after: 100, before: 300, flow: false };
-        assert_eq!(comparator.chunk(Side::B, 0, only(7), b), Ok(vec![Order::Parted(parted)]));
+        assert_eq!(comparator.chunk(Side::B, 0, only(7), (b, Vec::new())), Ok(vec![Order::Parted(parted)]));
     }
 
     #[test]
@@ -477,14 +483,18 @@ mod tests {
         comparator.chunk(Side::A, 0, only(7), (Vec::new(), Vec::new())).unwrap();
         let other = (7, Memory { stores: 1, loads: 0 });
         let parted = Parted { flow: false, ..parted(0) };
-        assert_eq!(comparator.chunk(Side::B, 0, other, (Vec::new(), Vec::new())), Ok(vec![Order::Parted(parted)]));
+        assert_eq!(
+            comparator.chunk(Side::B, 0, other, (Vec::new(), Vec::new())),
+            Ok(vec![Order::Parted(parted)])
+        );
     }
 
     #[test]
     fn what_is_sampled_behind_a_recordings_end_does_not_count() {
         let mut comparator = Comparator::new(250);
         comparator.ended(Side::A, 300, only(7), (vec![sample(100, 1), sample(280, 2)], Vec::new()));
-        let orders = comparator.ended(Side::B, 300, only(7), (vec![sample(100, 1), sample(280, 3)], Vec::new()));
+        let orders =
+            comparator.ended(Side::B, 300, only(7), (vec![sample(100, 1), sample(280, 3)], Vec::new()));
         assert_eq!(orders, vec![Order::Same { position: 250 }]);
     }
 
@@ -505,7 +515,10 @@ mod tests {
         comparator.chunk(Side::B, 0, only(7), (Vec::new(), Vec::new())).unwrap();
         comparator.chunk(Side::B, 1, only(9), (Vec::new(), Vec::new())).unwrap();
         comparator.chunk(Side::B, 2, only(10), (Vec::new(), Vec::new())).unwrap();
-        assert_eq!(comparator.chunk(Side::A, 1, only(8), (Vec::new(), Vec::new())), Ok(vec![Order::Parted(parted(1))]));
+        assert_eq!(
+            comparator.chunk(Side::A, 1, only(8), (Vec::new(), Vec::new())),
+            Ok(vec![Order::Parted(parted(1))])
+        );
         assert_eq!(comparator.chunk(Side::A, 2, only(0), (Vec::new(), Vec::new())), Ok(vec![]));
     }
 
@@ -518,8 +531,14 @@ mod tests {
     #[test]
     fn two_ends_are_compared_at_the_shorter() {
         let mut comparator = Comparator::new(0);
-        assert_eq!(comparator.ended(Side::A, 100, only(5), (Vec::new(), Vec::new())), vec![Order::Credit(Side::B, 2)]);
-        assert_eq!(comparator.ended(Side::B, 120, only(6), (Vec::new(), Vec::new())), vec![Order::Ask(Side::B, 100)]);
+        assert_eq!(
+            comparator.ended(Side::A, 100, only(5), (Vec::new(), Vec::new())),
+            vec![Order::Credit(Side::B, 2)]
+        );
+        assert_eq!(
+            comparator.ended(Side::B, 120, only(6), (Vec::new(), Vec::new())),
+            vec![Order::Ask(Side::B, 100)]
+        );
         assert_eq!(comparator.answered(Side::B, 5), vec![Order::Same { position: 100 }]);
     }
 
@@ -527,18 +546,27 @@ mod tests {
     fn unequal_where_the_shorter_ended_is_parted() {
         let mut comparator = Comparator::new(0);
         comparator.ended(Side::B, 100, only(5), (Vec::new(), Vec::new()));
-        assert_eq!(comparator.ended(Side::A, 120, only(6), (Vec::new(), Vec::new())), vec![Order::Ask(Side::A, 100)]);
+        assert_eq!(
+            comparator.ended(Side::A, 120, only(6), (Vec::new(), Vec::new())),
+            vec![Order::Ask(Side::A, 100)]
+        );
         assert_eq!(comparator.answered(Side::A, 4), vec![Order::Parted(parted(0))]);
         let mut comparator = Comparator::new(0);
         comparator.ended(Side::A, 100, only(5), (Vec::new(), Vec::new()));
-        assert_eq!(comparator.ended(Side::B, 100, only(6), (Vec::new(), Vec::new())), vec![Order::Parted(parted(0))]);
+        assert_eq!(
+            comparator.ended(Side::B, 100, only(6), (Vec::new(), Vec::new())),
+            vec![Order::Parted(parted(0))]
+        );
     }
 
     #[test]
     fn a_side_that_runs_on_is_asked_and_then_left() {
         let mut comparator = Comparator::new(0);
         comparator.ended(Side::A, 100, only(5), (Vec::new(), Vec::new()));
-        assert_eq!(comparator.chunk(Side::B, 0, only(1), (Vec::new(), Vec::new())), Ok(vec![Order::Ask(Side::B, 100)]));
+        assert_eq!(
+            comparator.chunk(Side::B, 0, only(1), (Vec::new(), Vec::new())),
+            Ok(vec![Order::Ask(Side::B, 100)])
+        );
         assert_eq!(comparator.answered(Side::B, 5), vec![Order::Credit(Side::B, 1 + AHEAD)]);
         for index in 1..AFTER_END {
             assert_eq!(comparator.left_behind(), None);
@@ -559,6 +587,32 @@ mod tests {
         );
         let mut comparator = Comparator::new(90);
         comparator.ended(Side::A, 100, only(5), (Vec::new(), Vec::new()));
-        assert_eq!(comparator.ended(Side::B, 100, only(5), (Vec::new(), Vec::new())), vec![Order::Same { position: 90 }]);
+        assert_eq!(
+            comparator.ended(Side::B, 100, only(5), (Vec::new(), Vec::new())),
+            vec![Order::Same { position: 90 }]
+        );
+    }
+
+    #[test]
+    fn programs_part_where_one_ends_or_calls_another() {
+        let call = |position, first| Call {
+            position,
+            number: 3,
+            arguments: [first, 0, 0, 0, 0, 0],
+            result: Some(0),
+            filled: 0,
+        };
+        let mut comparator = Comparator::of_programs("x86_64");
+        comparator.ended(Side::A, 100, only(5), (Vec::new(), vec![call(60, 1)]));
+        let orders = comparator.ended(Side::B, 100, only(5), (Vec::new(), vec![call(60, 2)]));
+        assert_eq!(orders, vec![Order::Parted(Parted { chunk: 0, after: 0, before: 60, flow: false })]);
+        assert!(comparator.unlike().is_some());
+
+        let mut comparator = Comparator::of_programs("x86_64");
+        comparator.ended(Side::A, 100, only(5), (Vec::new(), vec![call(60, 1)]));
+        let orders = comparator.ended(Side::B, 120, only(6), (Vec::new(), vec![call(60, 1)]));
+        assert_eq!(orders, vec![Order::Ask(Side::B, 100)]);
+        let parted = Parted { chunk: 0, after: 60, before: 100, flow: true };
+        assert_eq!(comparator.answered(Side::B, 5), vec![Order::Parted(parted)]);
     }
 }

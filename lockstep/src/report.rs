@@ -229,11 +229,7 @@ impl Divergence {
 
     /// The divergence of two programs at system calls that are unlike, where no value before can be looked at.
     #[must_use]
-    pub fn of_calls(
-        target: &str,
-        streams: &Pair<Vec<Executed>>,
-        unlike: &Pair<Call>,
-    ) -> (Self, Vec<String>) {
+    pub fn of_calls(target: &str, streams: &Pair<Vec<Executed>>, unlike: &Pair<Call>) -> (Self, Vec<String>) {
         let position = unlike.a.position.saturating_sub(1);
         let guilty = streams.a.iter().position(|executed| executed.position == position);
         let (mut divergence, mut notes) = around(target, streams, guilty, Kind::SystemCall);

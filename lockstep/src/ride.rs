@@ -38,9 +38,13 @@ pub enum Error {
     Io(#[from] io::Error),
     #[error(transparent)]
     TooDeep(#[from] TooDeep),
-    #[error("side {user} emulates single programs and side {system} a whole machine: two builds of one kind are needed")]
+    #[error(
+        "side {user} emulates single programs and side {system} a whole machine: two builds of one kind are needed"
+    )]
     Modes { user: Side, system: Side },
-    #[error("a recording is of a whole machine, and these builds emulate single programs: give a program behind `--` instead")]
+    #[error(
+        "a recording is of a whole machine, and these builds emulate single programs: give a program behind `--` instead"
+    )]
     NoRecordings,
     #[error(transparent)]
     Program(#[from] qemu::program::Refusal),
@@ -170,7 +174,8 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
         notes,
     };
     let mut decided = decide(ride, &request, &drive, &look, levels, &mut report, progress);
-    if let (Err(trouble @ (Trouble::Input(_) | Trouble::Undeterministic(_))), None) = (&decided, request.depth)
+    if let (Err(trouble @ (Trouble::Input(_) | Trouble::Undeterministic(_))), None) =
+        (&decided, request.depth)
         && is_program
         && programs::without_values(&mut look, &mut report.compared.what)
     {

@@ -13,7 +13,9 @@ pub struct Program<'a> {
 /// A command line that can't be ridden, and the way out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    #[error("no program: give it behind `--`, as in `-- ./prog its arguments`, with QEMU's own options before it")]
+    #[error(
+        "no program: give it behind `--`, as in `-- ./prog its arguments`, with QEMU's own options before it"
+    )]
     NoProgram,
     #[error("there is no program at `{0}`; QEMU takes a path and looks for it nowhere else")]
     Missing(String),
@@ -25,8 +27,8 @@ pub enum Refusal {
 
 /// Options that take a word more.
 const WITH_VALUE: &[&str] = &[
-    "g", "L", "s", "cpu", "E", "U", "0", "r", "B", "R", "t", "d", "dfilter", "D", "p", "tb-size", "seed", "trace",
-    "plugin",
+    "g", "L", "s", "cpu", "E", "U", "0", "r", "B", "R", "t", "d", "dfilter", "D", "p", "tb-size", "seed",
+    "trace", "plugin",
 ];
 
 /// The option that `word` is, where it is one.

@@ -311,7 +311,8 @@ impl Run {
             _ => {
                 let status = self.wait()?;
                 let said = self.errors();
-                let words = ["plugin interface not enabled", "-plugin: invalid option", "unknown option 'plugin'"];
+                let words =
+                    ["plugin interface not enabled", "-plugin: invalid option", "unknown option 'plugin'"];
                 if words.iter().any(|words| said.contains(words)) {
                     return Err(Error::NoPlugins(self.path.clone()));
                 }
