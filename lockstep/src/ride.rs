@@ -218,7 +218,8 @@ fn decide(
             // Two QEMUs at a time are enough.
             drop(ride);
             if is_program {
-                match programs::cause(&again, &First { parted, seen: at, outcome }, &target)? {
+                let first = First { parted, seen: at, windows: seen.as_ref(), outcome };
+                match programs::cause(&again, &first, &target)? {
                     Cause::Builds => {}
                     Cause::SystemCall(input) => {
                         input_is_the_builds(input, report);
