@@ -20,7 +20,7 @@ use crate::{Failure, Outcome};
 /// Ride two QEMU builds side by side to the first instruction at which they part.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The QEMU of side A
+    /// The QEMU of side A: of a whole machine (qemu-system-...) or of one Linux program (qemu-x86_64 and others)
     #[arg(long, value_name = "QEMU")]
     a: PathBuf,
     /// The QEMU of side B
@@ -52,7 +52,8 @@ pub struct Arguments {
     /// How the report is printed; the data is documented in lockstep/REPORT.md
     #[arg(long, default_value = "text")]
     format: Format,
-    /// QEMU's arguments for the guest; with a recording they replace the recorded ones
+    /// QEMU's arguments for the guest; with a recording they replace the recorded ones. For a program's QEMU: its options if
+    /// any, the program, and the program's arguments
     #[arg(last = true, value_name = "ARGS", required_unless_present = "recording")]
     guest: Vec<String>,
 }
@@ -81,8 +82,8 @@ impl From<Compare> for Depth {
 }
 
 pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
-    let a = Build::inspect(&arguments.a)?;
-    let b = if arguments.b == arguments.a { a.clone() } else { Build::inspect(&arguments.b)? };
+    let a = Build::inspect_any(&arguments.a)?;
+    let b = if arguments.b == arguments.a { a.clone() } else { Build::inspect_any(&arguments.b)? };
     let probe = qemu::run::probe()?;
     let mut recording = arguments.recording.as_deref().map(Reader::open).transpose()?;
     let mut progress = Progress::new("in lockstep");

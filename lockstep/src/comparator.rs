@@ -5,7 +5,10 @@ use std::collections::VecDeque;
 
 use serde::Serialize;
 use trace::access::Memory;
-use trace::message::{CHUNK, Sample};
+use trace::digest::append;
+use trace::message::{CHUNK, Call, Sample};
+
+use crate::calls::Calls;
 
 /// Chunks that each probe remembers.
 pub const KEPT: u32 = 18;
@@ -138,6 +141,14 @@ pub struct Comparator {
     slack: u64,
     /// The position of the last sample that is equal.
     sampled: u64,
+    /// Whether the guests are user programs, which end at one and the same instruction.
+    is_program: bool,
+    /// A user program's system calls.
+    calls: Calls,
+    /// The first calls that are unlike, and not only in what they came to.
+    unlike: Option<Pair<Call>>,
+    /// What was seen where they part: the same again where a run is the same again.
+    seen: Pair<u64>,
     decided: bool,
 }
 
@@ -156,6 +167,53 @@ impl Comparator {
     /// Whether a position may be behind the recording's end, what runs there being another thing each time.
     fn may_be_behind(&self, position: u64) -> bool {
         self.least > 0 && position > self.least.saturating_sub(self.slack)
+    }
+
+    /// The same for user programs of QEMU's target `target`, whose system calls count too.
+    #[must_use]
+    pub fn of_programs(target: &str) -> Self {
+        Comparator { calls: Calls::of(target), is_program: true, ..Comparator::default() }
+    }
+
+    /// The system calls compared so far.
+    #[must_use]
+    pub fn calls(&self) -> &Calls {
+        &self.calls
+    }
+
+    /// The calls by which they part, where they do so by calls.
+    #[must_use]
+    pub fn unlike(&self) -> Option<Pair<Call>> {
+        self.unlike
+    }
+
+    /// What was seen on each side where they part.
+    #[must_use]
+    pub fn seen(&self) -> Pair<u64> {
+        self.seen
+    }
+
+    fn see(&mut self, a: &[u64], b: &[u64]) {
+        let seen = |words: &[u64]| words.iter().fold(0, |digest, &word| append(digest, word));
+        self.seen = Pair { a: seen(a), b: seen(b) };
+    }
+
+    /// `side` has made these system calls.
+    fn called(&mut self, side: Side, calls: Vec<Call>) -> Option<Parted> {
+        let Pair { a, b } = self.calls.take(side, calls)?;
+        self.unlike = Some(Pair { a, b });
+        let words = |call: &Call| {
+            [
+                call.position,
+                call.number.cast_unsigned(),
+                call.arguments.iter().fold(0, |all, &one| append(all, one)),
+            ]
+        };
+        self.see(&words(&a), &words(&b));
+        let before = a.position.min(b.position);
+        let after = self.sampled.max(self.equal * CHUNK).max(self.calls.alike).min(before.saturating_sub(1));
+        let flow = (a.position, a.number) != (b.position, b.number);
+        Some(Parted { chunk: before.saturating_sub(1) / CHUNK, after, before, flow })
     }
 
     /// The credit to start with.
@@ -204,12 +262,37 @@ impl Comparator {
                 continue;
             }
             if ours != theirs {
+                let words = |sample: Sample| {
+                    let Memory { stores, loads } = sample.memory;
+                    [sample.position, sample.registers.unwrap_or(0), stores, loads]
+                };
+                self.see(&words(ours), &words(theirs));
                 let after = self.sampled.max(self.equal * CHUNK);
                 return Some(Parted { chunk: at / CHUNK, after, before: at, flow: false });
             }
             self.sampled = at;
         }
         None
+    }
+
+    /// The nearest difference that samples or calls show.
+    fn shown(&mut self, side: Side, samples: Vec<Sample>, calls: Vec<Call>) -> Option<Parted> {
+        let sampled = self.sampled(side, samples);
+        let seen = self.seen;
+        let called = self.called(side, calls);
+        if let (Some(sampled), Some(called)) = (sampled, called)
+            && sampled.before <= called.before
+        {
+            self.seen = seen;
+            return Some(sampled);
+        }
+        called.or(sampled)
+    }
+
+    /// Whether both have ended, and not with the same instructions.
+    fn flow_differs(&self) -> bool {
+        let ends = (self.streams.a.end, self.streams.b.end);
+        matches!(ends, (Some(a), Some(b)) if a != b)
     }
 
     /// The instructions of a chunk differ, or what they did to memory.
@@ -227,7 +310,7 @@ impl Comparator {
         side: Side,
         index: u64,
         digests: (u64, Memory),
-        samples: Vec<Sample>,
+        (samples, calls): (Vec<Sample>, Vec<Call>),
     ) -> Result<Vec<Order>, OutOfTurn> {
         let stream = self.streams.get_mut(side);
         if index != stream.filled {
@@ -238,13 +321,18 @@ impl Comparator {
         if self.decided {
             return Ok(Vec::new());
         }
-        let sampled = self.sampled(side, samples);
+        let sampled = self.shown(side, samples, calls);
         let before = self.equal;
         while let (Some(a), Some(b)) = (self.streams.a.waiting.front(), self.streams.b.waiting.front()) {
             if a != b {
                 let parted = self.parted(self.equal, a.0 != b.0);
-                // What a sample shows is nearer, unless the instructions differ before.
+                let words = |(digest, memory): (u64, Memory)| [digest, memory.stores, memory.loads];
+                let (a, b) = (words(*a), words(*b));
+                // What a sample or a call shows is nearer, unless the instructions differ before.
                 let nearer = sampled.filter(|sampled| sampled.before <= parted.before);
+                if nearer.is_none() {
+                    self.see(&a, &b);
+                }
                 return Ok(self.decide(Order::Parted(
                     nearer.map_or(parted, |nearer| Parted { flow: parted.flow, ..nearer }),
                 )));
@@ -272,15 +360,19 @@ impl Comparator {
         side: Side,
         position: u64,
         (digest, memory): (u64, Memory),
-        samples: Vec<Sample>,
+        (samples, calls): (Vec<Sample>, Vec<Call>),
     ) -> Vec<Order> {
         let stream = self.streams.get_mut(side);
         (stream.end, stream.memory) = (Some((position, digest)), memory);
         if self.decided {
             return Vec::new();
         }
-        match self.sampled(side, samples) {
-            Some(parted) => self.decide(Order::Parted(parted)),
+        match self.shown(side, samples, calls) {
+            // Where it is the chunk that neither has filled, the instructions may differ before.
+            Some(parted) => {
+                let flow = parted.flow || self.flow_differs();
+                self.decide(Order::Parted(Parted { flow, ..parted }))
+            }
             None => self.after_end(),
         }
     }
@@ -300,6 +392,11 @@ impl Comparator {
                 if digest == other && (memory || self.may_be_behind(at)) {
                     self.both_equal(at)
                 } else {
+                    let Memory { stores, loads } = self.streams.a.memory;
+                    let theirs = self.streams.b.memory;
+                    let (a, b) = (self.streams.a.end, self.streams.b.end);
+                    let digest_of = |end: Option<(u64, u64)>| end.map_or(0, |(_, digest)| digest);
+                    self.see(&[digest_of(a), stores, loads], &[digest_of(b), theirs.stores, theirs.loads]);
                     self.decide(Order::Parted(self.parted(at / CHUNK, digest != other)))
                 }
             }
@@ -327,14 +424,29 @@ impl Comparator {
         }
         let Some((at, expected)) = self.streams.get(side.other()).end else { return Vec::new() };
         if digest != expected {
+            let (ours, theirs) = ([at, digest], [at, expected]);
+            match side {
+                Side::A => self.see(&ours, &theirs),
+                Side::B => self.see(&theirs, &ours),
+            }
             return self.decide(Order::Parted(self.parted(at / CHUNK, true)));
         }
         self.equal = self.equal.max(at / CHUNK);
+        if self.is_program {
+            return self.ended_early(at);
+        }
         if self.streams.get(side).end.is_some() {
             self.both_equal(at)
         } else {
             vec![Order::Credit(side, self.streams.get(side).filled + AHEAD)]
         }
+    }
+
+    /// A program has ended at `at`, and the other goes on from there.
+    fn ended_early(&mut self, at: u64) -> Vec<Order> {
+        let after = self.sampled.max(self.calls.alike).min(at.saturating_sub(1)).max(at / CHUNK * CHUNK);
+        self.see(&[at], &[at]);
+        self.decide(Order::Parted(Parted { chunk: at / CHUNK, after, before: at, flow: true }))
     }
 
     /// Both have ended, and are equal up to `at`, the shorter one's end.
@@ -386,99 +498,147 @@ mod tests {
         let mut comparator = Comparator::new(0);
         let a = vec![sample(100, 1), sample(200, 2), sample(300, 3)];
         let b = vec![sample(100, 1), sample(205, 9), sample(300, 4)];
-        assert_eq!(comparator.chunk(Side::A, 0, only(7), a), Ok(vec![]));
+        assert_eq!(comparator.chunk(Side::A, 0, only(7), (a, Vec::new())), Ok(vec![]));
         let parted = Parted { chunk: 0, after: 100, before: 300, flow: false };
-        assert_eq!(comparator.chunk(Side::B, 0, only(7), b), Ok(vec![Order::Parted(parted)]));
+        assert_eq!(comparator.chunk(Side::B, 0, only(7), (b, Vec::new())), Ok(vec![Order::Parted(parted)]));
     }
 
     #[test]
     fn what_was_stored_parts_them_too() {
         let mut comparator = Comparator::new(0);
-        comparator.chunk(Side::A, 0, only(7), Vec::new()).unwrap();
+        comparator.chunk(Side::A, 0, only(7), (Vec::new(), Vec::new())).unwrap();
         let other = (7, Memory { stores: 1, loads: 0 });
         let parted = Parted { flow: false, ..parted(0) };
-        assert_eq!(comparator.chunk(Side::B, 0, other, Vec::new()), Ok(vec![Order::Parted(parted)]));
+        assert_eq!(
+            comparator.chunk(Side::B, 0, other, (Vec::new(), Vec::new())),
+            Ok(vec![Order::Parted(parted)])
+        );
     }
 
     #[test]
     fn what_is_sampled_behind_a_recordings_end_does_not_count() {
         let mut comparator = Comparator::new(250);
-        comparator.ended(Side::A, 300, only(7), vec![sample(100, 1), sample(280, 2)]);
-        let orders = comparator.ended(Side::B, 300, only(7), vec![sample(100, 1), sample(280, 3)]);
+        comparator.ended(Side::A, 300, only(7), (vec![sample(100, 1), sample(280, 2)], Vec::new()));
+        let orders =
+            comparator.ended(Side::B, 300, only(7), (vec![sample(100, 1), sample(280, 3)], Vec::new()));
         assert_eq!(orders, vec![Order::Same { position: 250 }]);
     }
 
     #[test]
     fn equal_chunks_give_both_credit() {
         let mut comparator = Comparator::new(0);
-        assert_eq!(comparator.chunk(Side::A, 0, only(7), Vec::new()), Ok(vec![]));
-        assert_eq!(comparator.chunk(Side::A, 1, only(8), Vec::new()), Ok(vec![]));
+        assert_eq!(comparator.chunk(Side::A, 0, only(7), (Vec::new(), Vec::new())), Ok(vec![]));
+        assert_eq!(comparator.chunk(Side::A, 1, only(8), (Vec::new(), Vec::new())), Ok(vec![]));
         let credit = |n| vec![Order::Credit(Side::A, n), Order::Credit(Side::B, n)];
-        assert_eq!(comparator.chunk(Side::B, 0, only(7), Vec::new()), Ok(credit(1 + AHEAD)));
-        assert_eq!(comparator.chunk(Side::B, 1, only(8), Vec::new()), Ok(credit(2 + AHEAD)));
+        assert_eq!(comparator.chunk(Side::B, 0, only(7), (Vec::new(), Vec::new())), Ok(credit(1 + AHEAD)));
+        assert_eq!(comparator.chunk(Side::B, 1, only(8), (Vec::new(), Vec::new())), Ok(credit(2 + AHEAD)));
     }
 
     #[test]
     fn the_first_unequal_chunk_decides() {
         let mut comparator = Comparator::new(0);
-        comparator.chunk(Side::A, 0, only(7), Vec::new()).unwrap();
-        comparator.chunk(Side::B, 0, only(7), Vec::new()).unwrap();
-        comparator.chunk(Side::B, 1, only(9), Vec::new()).unwrap();
-        comparator.chunk(Side::B, 2, only(10), Vec::new()).unwrap();
-        assert_eq!(comparator.chunk(Side::A, 1, only(8), Vec::new()), Ok(vec![Order::Parted(parted(1))]));
-        assert_eq!(comparator.chunk(Side::A, 2, only(0), Vec::new()), Ok(vec![]));
+        comparator.chunk(Side::A, 0, only(7), (Vec::new(), Vec::new())).unwrap();
+        comparator.chunk(Side::B, 0, only(7), (Vec::new(), Vec::new())).unwrap();
+        comparator.chunk(Side::B, 1, only(9), (Vec::new(), Vec::new())).unwrap();
+        comparator.chunk(Side::B, 2, only(10), (Vec::new(), Vec::new())).unwrap();
+        assert_eq!(
+            comparator.chunk(Side::A, 1, only(8), (Vec::new(), Vec::new())),
+            Ok(vec![Order::Parted(parted(1))])
+        );
+        assert_eq!(comparator.chunk(Side::A, 2, only(0), (Vec::new(), Vec::new())), Ok(vec![]));
     }
 
     #[test]
     fn a_chunk_left_out_is_never_equal() {
         let mut comparator = Comparator::new(0);
-        assert!(comparator.chunk(Side::A, 1, only(7), Vec::new()).is_err());
+        assert!(comparator.chunk(Side::A, 1, only(7), (Vec::new(), Vec::new())).is_err());
     }
 
     #[test]
     fn two_ends_are_compared_at_the_shorter() {
         let mut comparator = Comparator::new(0);
-        assert_eq!(comparator.ended(Side::A, 100, only(5), Vec::new()), vec![Order::Credit(Side::B, 2)]);
-        assert_eq!(comparator.ended(Side::B, 120, only(6), Vec::new()), vec![Order::Ask(Side::B, 100)]);
+        assert_eq!(
+            comparator.ended(Side::A, 100, only(5), (Vec::new(), Vec::new())),
+            vec![Order::Credit(Side::B, 2)]
+        );
+        assert_eq!(
+            comparator.ended(Side::B, 120, only(6), (Vec::new(), Vec::new())),
+            vec![Order::Ask(Side::B, 100)]
+        );
         assert_eq!(comparator.answered(Side::B, 5), vec![Order::Same { position: 100 }]);
     }
 
     #[test]
     fn unequal_where_the_shorter_ended_is_parted() {
         let mut comparator = Comparator::new(0);
-        comparator.ended(Side::B, 100, only(5), Vec::new());
-        assert_eq!(comparator.ended(Side::A, 120, only(6), Vec::new()), vec![Order::Ask(Side::A, 100)]);
+        comparator.ended(Side::B, 100, only(5), (Vec::new(), Vec::new()));
+        assert_eq!(
+            comparator.ended(Side::A, 120, only(6), (Vec::new(), Vec::new())),
+            vec![Order::Ask(Side::A, 100)]
+        );
         assert_eq!(comparator.answered(Side::A, 4), vec![Order::Parted(parted(0))]);
         let mut comparator = Comparator::new(0);
-        comparator.ended(Side::A, 100, only(5), Vec::new());
-        assert_eq!(comparator.ended(Side::B, 100, only(6), Vec::new()), vec![Order::Parted(parted(0))]);
+        comparator.ended(Side::A, 100, only(5), (Vec::new(), Vec::new()));
+        assert_eq!(
+            comparator.ended(Side::B, 100, only(6), (Vec::new(), Vec::new())),
+            vec![Order::Parted(parted(0))]
+        );
     }
 
     #[test]
     fn a_side_that_runs_on_is_asked_and_then_left() {
         let mut comparator = Comparator::new(0);
-        comparator.ended(Side::A, 100, only(5), Vec::new());
-        assert_eq!(comparator.chunk(Side::B, 0, only(1), Vec::new()), Ok(vec![Order::Ask(Side::B, 100)]));
+        comparator.ended(Side::A, 100, only(5), (Vec::new(), Vec::new()));
+        assert_eq!(
+            comparator.chunk(Side::B, 0, only(1), (Vec::new(), Vec::new())),
+            Ok(vec![Order::Ask(Side::B, 100)])
+        );
         assert_eq!(comparator.answered(Side::B, 5), vec![Order::Credit(Side::B, 1 + AHEAD)]);
         for index in 1..AFTER_END {
             assert_eq!(comparator.left_behind(), None);
-            comparator.chunk(Side::B, index, only(index), Vec::new()).unwrap();
+            comparator.chunk(Side::B, index, only(index), (Vec::new(), Vec::new())).unwrap();
         }
         assert_eq!(comparator.left_behind(), None);
-        comparator.chunk(Side::B, AFTER_END, only(0), Vec::new()).unwrap();
+        comparator.chunk(Side::B, AFTER_END, only(0), (Vec::new(), Vec::new())).unwrap();
         assert_eq!(comparator.left_behind(), Some((Side::A, 100)));
     }
 
     #[test]
     fn a_recordings_end_has_to_be_reached() {
         let mut comparator = Comparator::new(150);
-        comparator.ended(Side::A, 100, only(5), Vec::new());
+        comparator.ended(Side::A, 100, only(5), (Vec::new(), Vec::new()));
         assert_eq!(
-            comparator.ended(Side::B, 100, only(5), Vec::new()),
+            comparator.ended(Side::B, 100, only(5), (Vec::new(), Vec::new())),
             vec![Order::Ended { side: Side::A, at: 100 }]
         );
         let mut comparator = Comparator::new(90);
-        comparator.ended(Side::A, 100, only(5), Vec::new());
-        assert_eq!(comparator.ended(Side::B, 100, only(5), Vec::new()), vec![Order::Same { position: 90 }]);
+        comparator.ended(Side::A, 100, only(5), (Vec::new(), Vec::new()));
+        assert_eq!(
+            comparator.ended(Side::B, 100, only(5), (Vec::new(), Vec::new())),
+            vec![Order::Same { position: 90 }]
+        );
+    }
+
+    #[test]
+    fn programs_part_where_one_ends_or_calls_another() {
+        let call = |position, first| Call {
+            position,
+            number: 3,
+            arguments: [first, 0, 0, 0, 0, 0],
+            result: Some(0),
+            filled: 0,
+        };
+        let mut comparator = Comparator::of_programs("x86_64");
+        comparator.ended(Side::A, 100, only(5), (Vec::new(), vec![call(60, 1)]));
+        let orders = comparator.ended(Side::B, 100, only(5), (Vec::new(), vec![call(60, 2)]));
+        assert_eq!(orders, vec![Order::Parted(Parted { chunk: 0, after: 0, before: 60, flow: false })]);
+        assert!(comparator.unlike().is_some());
+
+        let mut comparator = Comparator::of_programs("x86_64");
+        comparator.ended(Side::A, 100, only(5), (Vec::new(), vec![call(60, 1)]));
+        let orders = comparator.ended(Side::B, 120, only(6), (Vec::new(), vec![call(60, 1)]));
+        assert_eq!(orders, vec![Order::Ask(Side::B, 100)]);
+        let parted = Parted { chunk: 0, after: 60, before: 100, flow: true };
+        assert_eq!(comparator.answered(Side::B, 5), vec![Order::Parted(parted)]);
     }
 }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use qemu::arguments::Arguments;
+use qemu::build::Mode;
+use qemu::program::Program;
 use replayer::source::Source;
 
 use crate::comparator::{Pair, Side};
@@ -25,6 +27,14 @@ pub(crate) struct Drive {
 
 impl Drive {
     pub fn of(request: &mut Request) -> Result<Self, Error> {
+        match (request.builds.a.mode, request.builds.b.mode) {
+            (Mode::System, Mode::System) => {}
+            (Mode::User, Mode::User) => return Drive::of_program(request),
+            (a, _) => {
+                let user = if a == Mode::User { Side::A } else { Side::B };
+                return Err(Error::Modes { user, system: user.other() });
+            }
+        }
         let given = request.arguments.map(<[String]>::to_vec);
         let here = std::env::current_dir;
         let mut shown = None;
@@ -85,6 +95,26 @@ impl Drive {
             Ok(explanation) => report.explanation = Some(explanation),
             Err(why) => report.notes.push(format!("no explanation: {why}")),
         }
+    }
+
+    /// A user program is its own guest, whose only drive is that it is started alike.
+    fn of_program(request: &Request) -> Result<Self, Error> {
+        let given = match (&request.driven, request.arguments) {
+            (Driven::Live, Some(given)) => given,
+            _ => return Err(Error::NoRecordings),
+        };
+        let program = Program::parse(given)?;
+        let lines = Pair::of(|side| program.line(request.extra.get(side)));
+        let here = std::env::current_dir()?;
+        program.look_for(&here)?;
+        Ok(Drive {
+            shown: lines.clone(),
+            lines,
+            folders: Pair { a: here.clone(), b: here },
+            sources: Vec::new(),
+            least: 0,
+            compares_console: true,
+        })
     }
 
     pub fn driven_by(&self) -> &'static str {

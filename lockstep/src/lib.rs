@@ -6,10 +6,12 @@
 //! tells from what was seen there, and [`blame`] where it can only be reasoned out; [`broken`] is a side that crashes or
 //! hangs, [`unseen`] what differs on the console only; [`disassembly`] makes text of instructions; [`explain`] shows what
 //! both builds make of the guilty block; [`report`] is the result as data and [`text`] as a page to read. [`inputs`] compares
-//! what two recordings took in; [`selfcheck`] rides a build against itself.
+//! what two recordings took in; [`selfcheck`] rides a build against itself. Where the guests are user programs [`calls`]
+//! compares their system calls, and [`programs`] tells an input that differs from what the builds make of it.
 
 mod blame;
 mod broken;
+pub mod calls;
 pub mod comparator;
 pub mod depth;
 mod difference;
@@ -18,6 +20,7 @@ mod drive;
 pub mod expansion;
 pub mod explain;
 pub mod inputs;
+mod programs;
 pub mod report;
 pub mod ride;
 pub mod selfcheck;

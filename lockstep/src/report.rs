@@ -3,8 +3,10 @@
 
 use recorder::account::grouped;
 use serde::Serialize;
+use trace::message::Call;
 
 use crate::blame::{self, Clues};
+use crate::calls::{self, Input};
 use crate::comparator::{Pair, Side};
 use crate::difference::{Difference, What};
 use crate::disassembly::{Disassembler, hex};
@@ -37,6 +39,9 @@ pub struct Report {
     pub divergence: Option<Divergence>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub explanation: Option<Explanation>,
+    /// Of user programs: the first system call that came to something else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input: Option<Input>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
@@ -82,6 +87,8 @@ pub enum Kind {
     Crash,
     /// One QEMU stood still where the other went on.
     Hang,
+    /// A user program makes another system call, or with other arguments, or the same comes to something else.
+    SystemCall,
     /// One guest ended where the other ran on.
     End,
     /// The same instructions, but QEMU's exit status differs.
@@ -100,6 +107,7 @@ impl std::fmt::Display for Kind {
             Kind::Register => "a register",
             Kind::Crash => "a crash of one build",
             Kind::Hang => "a hang of one build",
+            Kind::SystemCall => "a system call",
             Kind::End => "one guest ended, the other ran on",
             Kind::ExitStatus => "exit status",
             Kind::Console => "console",
@@ -249,6 +257,20 @@ impl Divergence {
         around(target, streams, last, kind).0
     }
 
+    /// The divergence of two programs at system calls that are unlike, where no value before can be looked at.
+    #[must_use]
+    pub fn of_calls(target: &str, streams: &Pair<Vec<Executed>>, unlike: &Pair<Call>) -> (Self, Vec<String>) {
+        let position = unlike.a.position.saturating_sub(1);
+        let guilty = streams.a.iter().position(|executed| executed.position == position);
+        let (mut divergence, mut notes) = around(target, streams, guilty, Kind::SystemCall);
+        divergence.certainty = Certainty::First;
+        divergence.icount = Pair { a: position, b: position };
+        for (side, call) in [(Side::A, unlike.a), (Side::B, unlike.b)] {
+            notes.push(format!("the system call on {side}: {}", calls::described(target, &call)));
+        }
+        (divergence, notes)
+    }
+
     /// The divergence that was looked at closely, in the streams around it, and what may explain it.
     #[must_use]
     pub(crate) fn zoomed(
@@ -351,6 +373,7 @@ impl Divergence {
             Kind::Store => "writes",
             Kind::Load => "reads",
             Kind::Register => "leaves",
+            Kind::SystemCall => "calls with other arguments: it goes on to",
             Kind::ExceptionOrInterrupt => {
                 "is followed by an exception or interrupt on one side only, and the next is"
             }

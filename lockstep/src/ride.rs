@@ -8,19 +8,21 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use qemu::arguments::Refusal;
-use qemu::build::Build;
+use qemu::build::{Build, Mode};
 use qemu::run::{self, Happening, Plan, Run, Typing, describe};
 use recorder::reader::Reader;
 use replayer::death::Death;
 use replayer::source::{self, Source};
 use replayer::verify::console_difference;
-use trace::message::{CHUNK, FromProbe, Look, Point, Step, ToProbe, Watch, Window};
+use trace::message::{CHUNK, Call, FromProbe, Look, Point, Step, ToProbe, Watch, Window};
 
 use crate::broken::Broken;
+use crate::calls::{self, Input};
 use crate::comparator::{Comparator, KEPT, Order, OutOfTurn, Pair, Parted, Side};
 use crate::depth::{self, Depth, TooDeep};
 use crate::drive::{Drive, source_of};
 use crate::expansion::{Executed, expand, first_difference};
+use crate::programs::{self, Cause, First};
 use crate::report::{Compared, Divergence, Kind, Report, Ridden, Verdict};
 use crate::unseen;
 use crate::zoom;
@@ -38,6 +40,16 @@ pub enum Error {
     Io(#[from] io::Error),
     #[error(transparent)]
     TooDeep(#[from] TooDeep),
+    #[error(
+        "side {user} emulates single programs and side {system} a whole machine: two builds of one kind are needed"
+    )]
+    Modes { user: Side, system: Side },
+    #[error(
+        "a recording is of a whole machine, and these builds emulate single programs: give a program behind `--` instead"
+    )]
+    NoRecordings,
+    #[error(transparent)]
+    Program(#[from] qemu::program::Refusal),
     #[error("side A is a {0} and side B a {1}: two builds of one guest architecture are needed")]
     Targets(String, String),
 }
@@ -49,6 +61,8 @@ pub(crate) enum Trouble {
     OutOfTurn(#[from] OutOfTurn),
     #[error("the QEMU of side {side} died ({ending}){}{said}", by_then(*.started))]
     Died { side: Side, ending: String, started: Option<u64>, said: String },
+    #[error("the QEMU of side {side} ended before the program's first instruction ({ending}){said}")]
+    Stillborn { side: Side, ending: String, said: String },
     #[error("the probe of side {0} can't go on: {1}")]
     Probe(Side, String),
     #[error("the QEMUs of both sides {0}")]
@@ -69,6 +83,8 @@ pub(crate) enum Trouble {
         "values differ in chunk {0}, each time that the builds are run; but where they are looked at closely nothing does"
     )]
     Hidden(u64),
+    #[error("{} differs in each run of one build too: an input that differs, and not what either build makes of it", .0.described())]
+    Input(Input),
     #[error("{0}")]
     Again(Box<Error>),
     #[error("{0}")]
@@ -122,7 +138,7 @@ pub enum Driven<'a> {
 /// Where no ride came about. Trouble on the way is in the report.
 pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Report, Error> {
     let drive = Drive::of(&mut request)?;
-    let mut ride = Ride::start(&request, &drive)?;
+    let ride = Ride::start(&request, &drive)?;
     let targets = Pair::of(|side| ride.runs.get(side).target.clone());
     if targets.a != targets.b {
         return Err(Error::Targets(targets.a, targets.b));
@@ -130,7 +146,18 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
     // Two recordings differ in what they took in, and so in all values.
     let depth = if drive.driven_by() == "recordings" { Some(Depth::Flow) } else { request.depth };
     let levels = Pair::of(|side| ride.runs.get(side).plugin_api);
-    let (look, mut what) = depth::look(depth, request.loads, levels)?;
+    let (mut look, mut what) = depth::look(depth, request.loads, levels)?;
+    let is_program = request.builds.a.mode == Mode::User;
+    let mut notes = Vec::new();
+    if is_program {
+        look.calls = calls::does(&targets.a);
+        what.push("system calls");
+        // What the program is told of its process it keeps in memory.
+        if ride.runs.a.pid != ride.runs.b.pid && request.depth.is_none() {
+            programs::without_values(&mut look, &mut what);
+            notes.push(programs::OTHER_PROCESSES.to_owned());
+        }
+    }
     let builds = Pair::of(|side| {
         let build = request.builds.get(side);
         Ridden {
@@ -147,73 +174,182 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
         what.push("console");
     }
     let began = Instant::now();
-    let found = ride.follow(&look, request.interrupts, progress);
-    let reached = began.elapsed();
-    let equal = ride.comparator.equal();
     let mut report = Report {
         verdict: Verdict::Trouble,
         summary: String::new(),
-        compared: Compared { instructions: equal * CHUNK, chunks: equal, what, driven_by: drive.driven_by() },
+        compared: Compared { instructions: 0, chunks: 0, what, driven_by: drive.driven_by() },
         builds,
         divergence: None,
+        input: None,
         explanation: None,
-        notes: Vec::new(),
+        notes,
     };
+    let mut decided = decide(ride, &request, &drive, &look, levels, &mut report, progress);
+    if let (Err(trouble @ (Trouble::Input(_) | Trouble::Undeterministic(_))), None) =
+        (&decided, request.depth)
+        && is_program
+        && programs::without_values(&mut look, &mut report.compared.what)
+    {
+        report.notes.push(format!("values were compared too, and are not in this verdict: {trouble}"));
+        decided = Ride::start(&request, &drive)
+            .map_err(|error| Trouble::Again(Box::new(error)))
+            .and_then(|ride| decide(ride, &request, &drive, &look, levels, &mut report, progress));
+    }
+    if let Err(trouble) = decided {
+        let least = grouped(report.compared.instructions);
+        report.summary = format!("{trouble}; the same up to instruction {least} at least");
+    }
+    // A program's code is found by its instructions, but nothing says when it is reached.
+    if request.explain && !is_program {
+        drive.explain(&request, began.elapsed(), &mut report);
+    }
+    Ok(report)
+}
+
+/// Runs both sides, and makes a verdict of what comes of it.
+fn decide(
+    mut ride: Ride,
+    request: &Request,
+    drive: &Drive,
+    look: &Look,
+    levels: Pair<i32>,
+    report: &mut Report,
+    progress: &mut dyn FnMut(u64),
+) -> Result<(), Trouble> {
+    let found = ride.follow(look, request.interrupts, progress);
+    let equal = ride.comparator.equal();
+    (report.compared.instructions, report.compared.chunks) = (equal * CHUNK, equal);
+    let again = zoom::Again { request, drive, look, levels };
+    let target = report.builds.a.target.clone();
+    let outcome = ride.comparator.calls().outcome;
+    report.input = outcome.map(|calls| Input::of(&target, &calls));
+    let is_program = request.builds.a.mode == Mode::User;
     let mut decided = found.and_then(|order| match order {
+        Order::Parted(Parted { before: 0, .. }) if is_program => Err(ride.stillborn()?),
         Order::Parted(parted) => {
             report.compared.chunks = parted.chunk;
-            let seen = if parted.flow { Some(ride.windows(parted.chunk)?) } else { None };
+            let (at, unlike) = (ride.comparator.seen(), ride.comparator.unlike());
+            let seen = if parted.flow || unlike.is_some() { Some(ride.windows(parted.chunk)?) } else { None };
             // Two QEMUs at a time are enough.
             ride.kill();
-            let again = zoom::Again { request: &request, drive: &drive, look: &look, levels };
-            part(&again, parted, seen, &mut report)
+            if is_program {
+                let first = First { parted, seen: at, windows: seen.as_ref(), outcome };
+                match programs::cause(&again, &first, &target)? {
+                    Cause::Builds => {}
+                    Cause::SystemCall(input) => {
+                        input_is_the_builds(input, report);
+                        return Ok(());
+                    }
+                    Cause::Input(input) => return Err(varies(input, report)),
+                }
+            }
+            part(&again, parted, seen, unlike, report)
         }
         // Live nothing is waited for that the other side does not wait for too.
         Order::Ended { side, at } if ride.stalled && drive.sources.is_empty() => {
             let ending = format!("stood still for {} s", STALL.as_secs());
             let broken = Broken { side, kind: Kind::Hang, ending, started: at };
-            broken.conclude(&mut ride, request.interrupts, &mut report)
+            broken.conclude(&mut ride, request.interrupts, report)
         }
-        order => ride.conclude(order, drive.compares_console, &mut report),
+        order => {
+            ride.conclude(order, drive.compares_console, report)?;
+            if is_program && outcome.is_some() {
+                let consoles = std::mem::take(&mut ride.consoles);
+                ride.kill();
+                after_an_input(&again, order, &consoles, report)?;
+            }
+            Ok(())
+        }
     });
     let unseen = report.divergence.as_ref().map(|divergence| divergence.kind);
     if let (Ok(()), Some(kind @ (Kind::Console | Kind::ExitStatus))) = (&decided, unseen)
         && look.registers
+        && !is_program
     {
         ride.kill();
-        let again = zoom::Again { request: &request, drive: &drive, look: &look, levels };
         decided = unseen::explain(&again, report.compared.instructions, kind == Kind::Console)
-            .and_then(|zoomed| zoomed.map_or(Ok(()), |zoomed| explained(&zoomed, kind, &mut report)));
+            .and_then(|zoomed| zoomed.map_or(Ok(()), |zoomed| explained(&zoomed, kind, report)));
     }
     // Who dies of a signal from outside is no divergence, and of that nobody tells where it was.
     if let Err(Trouble::Died { side, ending, started: Some(started), .. }) = &decided {
         let kind = if ride.stalled { Kind::Hang } else { Kind::Crash };
         let ending = if ride.stalled { "stood still".to_owned() } else { format!("died ({ending})") };
         let broken = Broken { side: *side, kind, ending, started: *started };
-        decided = broken.conclude(&mut ride, request.interrupts, &mut report);
+        decided = broken.conclude(&mut ride, request.interrupts, report);
     }
-    if let Err(trouble) = decided {
-        let least = report.compared.instructions.max(equal * CHUNK);
-        report.summary = format!("{trouble}; the same up to instruction {} at least", grouped(least));
-    }
-    // Both QEMUs are in the way of two others.
-    drop(ride);
-    if request.explain {
-        drive.explain(&request, reached, &mut report);
-    }
-    Ok(report)
+    decided
 }
 
-/// Finds the instruction at which two runs part. `seen`: the instructions of the chunk in which theirs differ.
+/// A system call that came to something else is what an input has made of it.
+fn varies(input: Option<Input>, report: &mut Report) -> Trouble {
+    report.input.clone_from(&input);
+    input.map_or_else(
+        || {
+            Trouble::Undeterministic(
+                "run again, one build does not do what it did, and no system call came to anything else before".to_owned(),
+            )
+        },
+        Trouble::Input,
+    )
+}
+
+/// The same where it does so each time.
+fn input_is_the_builds(input: Input, report: &mut Report) {
+    report.verdict = Verdict::Different;
+    report.compared.instructions = input.icount;
+    report.summary = format!(
+        "{} is so each time: it is the builds' system calls that differ, not the code that they generate",
+        input.described()
+    );
+    report.divergence = Some(Divergence::without_instruction(Kind::SystemCall, input.icount));
+    report.input = Some(input);
+}
+
+/// Both sides of a user program have ended, after a system call that came to something else on either.
+fn after_an_input(
+    again: &zoom::Again,
+    order: Order,
+    consoles: &Pair<Vec<u8>>,
+    report: &mut Report,
+) -> Result<(), Trouble> {
+    let Some(input) = report.input.clone() else { return Ok(()) };
+    if report.verdict == Verdict::Same {
+        report.notes.push(format!("{} differs, and nothing that was compared does", input.described()));
+        return Ok(());
+    }
+    let mut ride = zoom::start(again)?;
+    let once_more = ride.follow(again.look, again.request.interrupts, &mut |_| {})?;
+    let same = once_more == order && {
+        let mut second = report.clone();
+        ride.conclude(once_more, again.drive.compares_console, &mut second)?;
+        second.summary == report.summary && ride.consoles == *consoles
+    };
+    if same {
+        let target = &report.builds.a.target;
+        let outcome = ride.comparator.calls().outcome.map(|calls| Input::of(target, &calls));
+        if outcome.as_ref() == Some(&input) {
+            report.notes.push(format!("{} is so each time", input.described()));
+        }
+        return Ok(());
+    }
+    report.verdict = Verdict::Trouble;
+    report.divergence = None;
+    Err(Trouble::Input(input))
+}
+
+/// Finds the instruction at which two runs part. `seen`: the instructions of the chunk in which theirs differ, or user
+/// programs' system calls, which are `unlike`.
 fn part(
     again: &zoom::Again,
     parted: Parted,
     seen: Option<Pair<Vec<Window>>>,
+    unlike: Option<Pair<Call>>,
     report: &mut Report,
 ) -> Result<(), Trouble> {
     let target = report.builds.a.target.clone();
     let seen = seen.as_ref().map(streams_of).transpose()?;
     let apart = match &seen {
+        Some(streams) if unlike.is_some() => first_difference(&streams.a, &streams.b),
         Some(streams) => {
             Some(first_difference(&streams.a, &streams.b).ok_or(Trouble::Unfound(parted.chunk))?)
         }
@@ -231,12 +367,16 @@ fn part(
     let (divergence, notes) = match (zoomed, &seen, apart) {
         (Some(zoomed), _, _) => Divergence::zoomed(&target, &streams_of(&zoomed.windows)?, &zoomed),
         (None, Some(streams), Some(at)) => Divergence::of(&target, streams, at),
+        (None, Some(streams), None) => match &unlike {
+            Some(unlike) => Divergence::of_calls(&target, streams, unlike),
+            None => return Err(Trouble::Hidden(parted.chunk)),
+        },
         (None, ..) => return Err(Trouble::Hidden(parted.chunk)),
     };
     report.verdict = Verdict::Different;
     report.compared.instructions = divergence.icount.a;
     report.summary = divergence.summary();
-    report.notes = notes;
+    report.notes.extend(notes);
     report.divergence = Some(divergence);
     Ok(())
 }
@@ -267,6 +407,10 @@ pub(crate) struct Ride {
     come: Receiver<(Side, Happening)>,
     consoles: Pair<Vec<u8>>,
     answers: Pair<Option<Option<Window>>>,
+    /// Where a user program was when it may have gone, and whether its probe is.
+    leaving: Pair<Option<FromProbe>>,
+    gone: Pair<bool>,
+    is_program: bool,
     /// The names of the registers that are read, and the steps of what is looked at closely.
     pub names: Pair<Vec<String>>,
     pub steps: Pair<Vec<Step>>,
@@ -302,10 +446,18 @@ impl Ride {
                 .map_err(|error| Error::Run(side, error))
         };
         let runs = Pair { a: start(Side::A)?, b: start(Side::B)? };
+        let is_program = request.builds.a.mode == Mode::User;
         Ok(Ride {
-            comparator: Comparator::new(drive.least),
+            comparator: if is_program {
+                Comparator::of_programs(&runs.a.target)
+            } else {
+                Comparator::new(drive.least)
+            },
             runs,
             come,
+            leaving: Pair::default(),
+            gone: Pair::default(),
+            is_program,
             consoles: Pair::default(),
             answers: Pair::default(),
             names: Pair::default(),
@@ -338,8 +490,13 @@ impl Ride {
                 self.steps.get_mut(side).extend(steps);
                 Ok(None)
             }
+            Ok((side, Happening::Probe(leaving @ FromProbe::Leaving { .. }))) => {
+                *self.leaving.get_mut(side) = Some(leaving);
+                Ok(None)
+            }
             Ok((side, Happening::Probe(message))) => {
                 self.moved = Instant::now();
+                *self.leaving.get_mut(side) = None;
                 Ok(Some((side, message)))
             }
             Ok((side, Happening::Console(bytes))) => {
@@ -350,16 +507,31 @@ impl Ride {
             }
             Ok((side, Happening::ProbeGone(Some(why)))) => Err(Trouble::Probe(side, why)),
             Ok((side, Happening::ProbeGone(None))) => {
+                *self.gone.get_mut(side) = true;
+                if let Some(FromProbe::Leaving { position, digest, memory, calls }) =
+                    self.leaving.get_mut(side).take()
+                {
+                    let end = FromProbe::End { position, digest, memory, samples: Vec::new(), calls };
+                    return Ok(Some((side, end)));
+                }
                 let started = *self.dying.get(side);
                 let run = self.runs.get_mut(side);
                 let ending = describe(run.wait()?);
-                let said = run.last_words();
+                let mut said = run.last_words();
+                // What a program can't be loaded for is said there.
+                let console = String::from_utf8_lossy(self.consoles.get(side));
+                if let (true, "", Some(line)) = (self.is_program, &*said, console.lines().last()) {
+                    said = format!(", it said: {line}");
+                }
                 Err(Trouble::Died { side, ending, started, said })
             }
             Err(RecvTimeoutError::Disconnected) => Err(Trouble::Stalled("nothing came".to_owned())),
             Err(RecvTimeoutError::Timeout) => {
                 let patience = if self.stalled { END } else { STALL };
                 if self.moved.elapsed() > patience {
+                    if self.is_program {
+                        return Err(Trouble::Stalled(self.waiting()));
+                    }
                     if self.aborted {
                         return Err(Trouble::Stalled("neither side filled a chunk or ended".to_owned()));
                     }
@@ -418,6 +590,42 @@ impl Ride {
         self.runs.get(side).errors()
     }
 
+    /// One side has ended before its first instruction.
+    fn stillborn(&mut self) -> Result<Trouble, Trouble> {
+        for side in [Side::A, Side::B] {
+            self.runs.get_mut(side).say(&ToProbe::Finish);
+        }
+        // The other runs on for as long as it has credit.
+        let ended = |run: &mut Run| run.ended(Duration::from_millis(500)).filter(|status| !status.success());
+        let (side, status) = match ended(&mut self.runs.a) {
+            Some(status) => (Side::A, status),
+            None => (Side::B, self.runs.b.wait()?),
+        };
+        let said = self.runs.get(side).last_words();
+        Ok(Trouble::Stillborn { side, ending: describe(status), said })
+    }
+
+    /// What user programs do that fill no chunk.
+    fn waiting(&self) -> String {
+        let of = |side| match self.runs.get(side).waits_in() {
+            Some(number) => {
+                let call = calls::name("x86_64", number).unwrap_or("unknown");
+                format!("side {side} waited in the system call `{call}`")
+            }
+            None => format!("side {side} ran without filling a chunk"),
+        };
+        format!("{} and {}", of(Side::A), of(Side::B))
+    }
+
+    /// What was seen where they part, and the user programs' system calls.
+    pub fn seen(&self) -> Pair<u64> {
+        self.comparator.seen()
+    }
+
+    pub fn calls(&self) -> &calls::Calls {
+        self.comparator.calls()
+    }
+
     /// Lets a side go from its first instruction.
     pub fn go(&mut self, side: Side, credit: u64, keeps: u32, look: &Look) {
         let (from, watch, look) = (Point::START, Watch::default(), look.clone());
@@ -439,12 +647,12 @@ impl Ride {
         }
         loop {
             let orders = match self.next(interrupts)? {
-                Some((side, FromProbe::Chunk { index, digest, memory, samples })) => {
-                    self.comparator.chunk(side, index, (digest, memory), samples)?
+                Some((side, FromProbe::Chunk { index, digest, memory, samples, calls })) => {
+                    self.comparator.chunk(side, index, (digest, memory), (samples, calls))?
                 }
-                Some((side, FromProbe::End { position, digest, memory, samples })) => {
+                Some((side, FromProbe::End { position, digest, memory, samples, calls })) => {
                     self.one_ended.get_or_insert_with(Instant::now);
-                    self.comparator.ended(side, position, (digest, memory), samples)
+                    self.comparator.ended(side, position, (digest, memory), (samples, calls))
                 }
                 Some((side, FromProbe::Digests(Some(digests)))) if digests.len() == 1 => {
                     self.comparator.answered(side, digests[0])
@@ -465,6 +673,7 @@ impl Ride {
             for order in orders {
                 match order {
                     Order::Credit(side, credit) => self.runs.get_mut(side).say(&ToProbe::Credit(credit)),
+                    Order::Ask(side, _) if *self.gone.get(side) => return Err(Trouble::Forgotten(side)),
                     Order::Ask(side, at) => {
                         self.runs.get_mut(side).say(&ToProbe::Digests { from: at, to: at })
                     }
@@ -490,6 +699,11 @@ impl Ride {
                      did not come",
                     grouped(at)
                 )));
+            }
+            Order::Same { position: 0 } if self.is_program => {
+                let statuses = self.end()?;
+                let (ending, said) = (describe(statuses.a), self.runs.a.last_words());
+                return Err(Trouble::Stillborn { side: Side::A, ending, said });
             }
             Order::Same { position } => {
                 let statuses = self.end()?;
@@ -573,6 +787,9 @@ impl Ride {
     }
 
     pub fn window(&mut self, side: Side, index: u64) -> Result<Window, Trouble> {
+        if *self.gone.get(side) {
+            return Err(Trouble::Forgotten(side));
+        }
         self.runs.get_mut(side).say(&ToProbe::Window(index));
         // Interrupting what takes milliseconds would only lose the result.
         let never = AtomicU32::new(0);

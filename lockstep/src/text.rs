@@ -42,6 +42,7 @@ pub fn render(report: &Report) -> String {
         match compared.driven_by {
             "recording" => "one recording",
             "recordings" => "a recording each",
+            _ if compared.what.contains(&"system calls") => "two live runs",
             _ => "two live runs in virtual time",
         }
     );
@@ -258,6 +259,7 @@ mod tests {
             builds: Pair { a: side(&["-M", "pc"]), b: side(&["-M", "pc", "-cpu", "max"]) },
             divergence,
             explanation: None,
+            input: None,
             notes,
         }
     }

@@ -6,11 +6,12 @@
 //! plugins/loader.c of QEMU 7.2, 10.0 and 10.2.
 //!
 //! Invariants, on which every `unsafe` below stands:
-//! - **One vCPU.** The host starts guests with one vCPU only, and QEMU runs a single vCPU's callbacks, its
+//! - **One vCPU.** The host starts guests with one vCPU only, of a user program the probe ends before a second one is there
+//!   (`Trouble::Thread`, `vcpu_init`), and QEMU runs a single vCPU's callbacks, its
 //!   translations and its exit callback one after the other (translation happens on the vCPU's thread; the exit
 //!   callback runs when it has stopped or on its own thread). So `PROBE` and `HOT` have one user at a time.
 //! - **Signatures** are those of the header of the version that has the function: `insn_data` is told
-//!   apart by the API level, all others never changed.
+//!   apart by the API level, as are those of callbacks (`Callbacks`, `syscalls`); all others never changed.
 //! - **The flushing thread** touches nothing of the probe's and nothing of QEMU's but stdio's own streams.
 //! - **The waking thread** reads how far the guest is, an atomic, and nothing else.
 //! - **The answering thread** looks at the probe, and changes it, only while the host waits for its answer, and the host
@@ -25,6 +26,9 @@
 
 mod memory;
 mod registers;
+mod syscalls;
+
+pub(crate) use self::syscalls::{read, write};
 
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -32,14 +36,14 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering, compiler_fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence};
 use std::time::Duration;
 
 use trace::access::Accesses;
 use trace::block::{Block, Code, Entry};
 use trace::codec;
 use trace::look::State;
-use trace::message::{API, Asked, Standing};
+use trace::message::{API, Asked, PRELOADED, Standing};
 use trace::recent::Recent;
 
 use self::memory::{Telling, Watching};
@@ -176,6 +180,8 @@ struct Qemu {
     counting: Counting,
     scoreboard_new: Option<extern "C" fn(usize) -> Handle>,
     register_insn_exec: extern "C" fn(Handle, extern "C" fn(c_uint, *mut c_void), c_int, *mut c_void),
+    /// Of a user program's instructions.
+    lies: Option<syscalls::Lies>,
 }
 
 /// The probe's state: set up by `qemu_plugin_install`, then used by one callback at a time.
@@ -233,6 +239,8 @@ static HOT: Shared<Hot> = Shared(UnsafeCell::new(Hot {
 }));
 /// How often what the guest entered was taken in, for the waking thread.
 static SETTLED: AtomicU64 = AtomicU64::new(0);
+/// Whether the probe works: a second vCPU must not come then.
+static FOLLOWED: AtomicBool = AtomicBool::new(true);
 static TOTAL: Shared<u64> = Shared(UnsafeCell::new(0));
 
 /// Read by QEMU after `dlopen`, written by `choose_version` during it.
@@ -266,6 +274,9 @@ fn api_level() -> c_int {
 extern "C" fn choose_version() {
     // SAFETY: runs inside `dlopen`, before QEMU or anyone else can read the variable.
     unsafe { qemu_plugin_version = api_level() }
+    if std::env::var_os("LD_PRELOAD").is_some_and(|preloaded| preloaded == PRELOADED) {
+        keep_the_map_still();
+    }
 }
 
 fn symbol(name: &CStr) -> Option<*mut c_void> {
@@ -284,8 +295,7 @@ fn function<F: Copy>(name: &CStr) -> Result<F, String> {
 }
 
 impl Qemu {
-    fn find() -> Result<Self, String> {
-        let level = api_level();
+    fn find(level: c_int, system: bool) -> Result<Self, String> {
         let counting = match level {
             1 => {
                 Counting::Total { insn_exec_inline: function(c"qemu_plugin_register_vcpu_insn_exec_inline")? }
@@ -314,6 +324,7 @@ impl Qemu {
             counting,
             scoreboard_new: if level < 2 { None } else { Some(function(c"qemu_plugin_scoreboard_new")?) },
             register_insn_exec: function(c"qemu_plugin_register_vcpu_insn_exec_cb")?,
+            lies: if system { None } else { Some(syscalls::lies()?) },
         })
     }
 
@@ -408,9 +419,13 @@ impl Probe {
             Trouble::Unaccounted(unaccounted) => self.session.fail(&unaccounted.to_string()),
             Trouble::Protocol(what) => self.session.fail(what),
             Trouble::Blind(why) => self.session.fail(why),
+            Trouble::Thread => self.session.fail(THREADS),
         }
     }
 }
+
+/// What is said of a program with threads.
+const THREADS: &str = "the program starts a thread, and threads run in another order each time: only programs with one can be compared";
 
 /// The thread that works on the probe, so that a signal's handler must not look at it; 0 where none does.
 static WITHIN: AtomicU64 = AtomicU64::new(0);
@@ -473,15 +488,22 @@ fn guarded(work: impl FnOnce(&mut Probe, &mut Hot) -> Result<(), Trouble>) {
         }
     }
     if probe.dead {
+        FOLLOWED.store(false, Ordering::Relaxed);
         hot.recent.close();
     }
 }
 
 extern "C" fn vcpu_init(vcpu: c_uint, _: *mut c_void) {
-    guarded(|probe, hot| {
-        if vcpu != 0 {
-            return Err(Trouble::Protocol("more than one vCPU"));
+    if vcpu != 0 {
+        if !FOLLOWED.load(Ordering::Relaxed) {
+            return;
         }
+        // Another thread may work on the probe now, so nothing more may be said, and nothing more be run.
+        eprintln!("tandem probe: more than one vCPU");
+        // SAFETY: `_exit` may be called at any time.
+        unsafe { libc::_exit(3) };
+    }
+    guarded(|probe, hot| {
         hot.counter = match probe.qemu.counting {
             Counting::Total { .. } => TOTAL.0.get(),
             Counting::Scoreboard { find, .. } | Counting::Marker { find, .. } => {
@@ -506,6 +528,14 @@ extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
         code.clear();
         for &insn in handles.iter() {
             qemu.read(insn, code);
+        }
+        if let (Some(lies), Some(calls), Some(&insn)) = (qemu.lies, session.calls(), handles.first())
+            && !calls.knows_where()
+        {
+            let host = lies(insn);
+            if !host.is_null() {
+                calls.lies((qemu.insn_vaddr)(insn), host.addr() as u64);
+            }
         }
         let block = session.translated(code);
         let entry = usize::try_from(block.entry().packed()).expect("a 64-bit host");
@@ -631,6 +661,11 @@ extern "C" fn entered(entry: u64) {
 }
 
 extern "C" fn exiting(_: *mut c_void) {
+    end();
+}
+
+/// The guest runs no more. To be called where the vCPU's thread is in none of these functions.
+pub(crate) fn end() {
     guarded(|probe, hot| {
         probe.session.settle(&mut hot.recent, &mut hot.accesses)?;
         let started = hot.started(probe.session.running());
@@ -638,6 +673,17 @@ extern "C" fn exiting(_: *mut c_void) {
         probe.dead = true;
         Ok(())
     });
+}
+
+/// This is a process that a user program has started, and whom the host does not follow: leaves it alone, and the host's
+/// socket to its parent.
+fn forget() {
+    FOLLOWED.store(false, Ordering::Relaxed);
+    // SAFETY: one user at a time, and no reference to them is held here; see the module's invariants.
+    unsafe {
+        (*HOT.0.get()).recent.close();
+        *PROBE.0.get() = None;
+    }
 }
 
 /// Whether something can be read from `socket` at once.
@@ -777,16 +823,29 @@ fn standing(asked: Asked) -> Option<Standing> {
     Some(session.standing(hot.started(running)))
 }
 
+/// Where a user program's memory is mapped follows from what of QEMU's own is, and that from when its other thread allocates
+/// and frees: nothing that QEMU allocates is mapped by itself, and its threads have no heaps of their own.
+fn keep_the_map_still() {
+    // SAFETY: nothing but numbers; the C library takes them at any time.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(), String> {
-    let qemu = Qemu::find()?;
+    let (level, system) = (api_level(), info.system_emulation);
+    let qemu = Qemu::find(level, system)?;
     let host = host_socket(arguments, "fd=")?;
     let host = host.ok_or("no fd=N: the probe is loaded by tandem, not by hand")?;
     let asking = host_socket(arguments, "asking=")?;
     let waking = host_socket(arguments, "waking=")?;
-    flush_from_now_on();
+    if system {
+        flush_from_now_on();
+    }
     // SAFETY: `target_name` is a C string of QEMU's, alive during the call.
     let target = unsafe { CStr::from_ptr(info.target_name) }.to_string_lossy().into_owned();
-    let session = Session::open(host, info.version_cur, target, info.system_emulation)
+    let session = Session::open(host, info.version_cur, target, system)
         .map_err(|trouble| format!("the host does not answer: {trouble:?}"))?;
     let scoreboard = qemu.scoreboard_new.map_or(std::ptr::null_mut(), |new| new(size_of::<u64>()));
     let running_total = !matches!(qemu.counting, Counting::Marker { .. });
@@ -816,7 +875,12 @@ fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(),
         wake_from_now_on(waking);
     }
     qemu.callbacks.register(id);
-    dying::tell_from_now_on();
+    if system {
+        dying::tell_from_now_on();
+    } else {
+        // Where a signal would end QEMU, it is QEMU that handles it here.
+        syscalls::tell_from_now_on(id, level)?;
+    }
     Ok(())
 }
 

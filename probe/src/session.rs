@@ -10,6 +10,7 @@ use trace::message::{FromProbe, PROTOCOL, Standing, ToProbe, Watch};
 use trace::recent::Recent;
 use trace::stream::{Full, Stream, Unaccounted};
 
+use crate::calls::{Beginning, Calls};
 /// Why the probe can't go on.
 #[derive(Debug)]
 pub(crate) enum Trouble {
@@ -20,6 +21,8 @@ pub(crate) enum Trouble {
     Protocol(&'static str),
     /// QEMU does not tell what is to be looked at.
     Blind(String),
+    /// The user program starts a thread.
+    Thread,
 }
 
 impl From<codec::Error> for Trouble {
@@ -45,6 +48,8 @@ pub(crate) struct Session {
     seen: u64,
     last: Option<u64>,
     looking: Looking,
+    /// Of a user program.
+    calls: Option<Calls>,
 }
 
 impl Session {
@@ -57,13 +62,15 @@ impl Session {
     ) -> Result<Self, Trouble> {
         let mut host = host;
         let table = Table::of(&target);
-        codec::write(&mut host, &FromProbe::Hello { protocol: PROTOCOL, plugin_api, target, system })?;
+        let pid = std::process::id();
+        codec::write(&mut host, &FromProbe::Hello { protocol: PROTOCOL, plugin_api, target, system, pid })?;
         match codec::read(&mut host)? {
             Some(ToProbe::Go { credit, from, watch, keeps, look }) => {
                 let stream = Stream::at(from, keeps as usize);
                 let stream = if look.stores && look.again { stream.with_stores() } else { stream };
+                let calls = (!system).then(|| Calls::new(&look.calls));
                 let looking = Looking::new(look);
-                Ok(Session { host, table, stream, credit, watch, seen: 0, last: None, looking })
+                Ok(Session { host, table, stream, credit, watch, seen: 0, last: None, looking, calls })
             }
             Some(_) => Err(Trouble::Protocol("expected Go")),
             None => Err(Trouble::HostGone),
@@ -162,6 +169,43 @@ impl Session {
         self.stream.end().position
     }
 
+    /// The user program's system calls.
+    pub(crate) fn calls(&mut self) -> Option<&mut Calls> {
+        self.calls.as_mut()
+    }
+
+    /// The program begins a system call, `started` instructions into the running block; all before that is settled.
+    pub(crate) fn call_begins(
+        &mut self,
+        started: u64,
+        accesses: &Accesses,
+        number: i64,
+        arguments: [u64; 6],
+    ) -> Result<(), Trouble> {
+        let Some(calls) = &mut self.calls else { return Ok(()) };
+        let (point, _) = self.stream.standing(started);
+        match calls.begin(point.position, number, arguments) {
+            Beginning::Usual => Ok(()),
+            Beginning::Thread => Err(Trouble::Thread),
+            Beginning::Leaving => {
+                let mut memory = self.stream.memory();
+                memory.take_in(accesses.noted());
+                let calls = calls.perhaps_last();
+                self.say(&FromProbe::Leaving {
+                    position: point.position,
+                    digest: point.digest,
+                    memory,
+                    calls,
+                })
+            }
+        }
+    }
+
+    /// It has come back. Gives back whether to the process that the host follows.
+    pub(crate) fn call_ends(&mut self, number: i64, result: i64) -> bool {
+        self.calls.as_mut().is_none_or(|calls| calls.end(number, result))
+    }
+
     /// The names of the registers that are read.
     pub(crate) fn names(&mut self, names: Vec<String>) -> Result<(), Trouble> {
         self.say(&FromProbe::Registers(names))
@@ -200,12 +244,13 @@ impl Session {
         let full = self.stream.finish(started, accesses)?;
         self.looking.end();
         self.steps()?;
+        let mut calls = self.calls.as_mut().map(Calls::last).unwrap_or_default();
         if let Some(Full { index, digest, memory }) = full {
-            let samples = self.looking.samples();
-            self.say(&FromProbe::Chunk { index, digest, memory, samples })?;
+            let (samples, calls) = (self.looking.samples(), std::mem::take(&mut calls));
+            self.say(&FromProbe::Chunk { index, digest, memory, samples, calls })?;
         }
         let (end, memory, samples) = (self.stream.end(), self.stream.memory(), self.looking.last_samples());
-        self.say(&FromProbe::End { position: end.position, digest: end.digest, memory, samples })?;
+        self.say(&FromProbe::End { position: end.position, digest: end.digest, memory, samples, calls })?;
         loop {
             match codec::read(&mut self.host)? {
                 Some(ToProbe::Finish) | None => return Ok(()),
@@ -223,7 +268,8 @@ impl Session {
     fn chunk(&mut self, full: Full) -> Result<(), Trouble> {
         let Full { index, digest, memory } = full;
         let samples = self.looking.samples();
-        self.say(&FromProbe::Chunk { index, digest, memory, samples })?;
+        let calls = self.calls.as_mut().map(Calls::made).unwrap_or_default();
+        self.say(&FromProbe::Chunk { index, digest, memory, samples, calls })?;
         while full.index + 1 >= self.credit || self.asked()? {
             match codec::read(&mut self.host)? {
                 Some(message) => self.answer(message)?,

@@ -15,6 +15,19 @@ pub struct Build {
     pub version: String,
     /// SHA-256 of the executable, hexadecimal.
     pub sha256: String,
+    /// Recordings are of system emulators, and do not say it.
+    #[serde(skip)]
+    pub mode: Mode,
+}
+
+/// What a build emulates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// A whole machine.
+    #[default]
+    System,
+    /// One Linux program.
+    User,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +40,9 @@ pub enum Error {
     Unrunnable { path: PathBuf, why: std::io::Error },
     #[error("`{0}` is not a QEMU: its --version says nothing of \"QEMU emulator version\"")]
     NotQemu(PathBuf),
-    #[error("`{0}` emulates single programs; this command needs a system emulator (qemu-system-...)")]
+    #[error(
+        "`{0}` emulates single programs, which only `tandem lockstep` takes; this command needs a system emulator (qemu-system-...)"
+    )]
     UserMode(PathBuf),
     #[error("`{path}` has no TCG: Tandem needs the emulator, not {has}; use a build with TCG")]
     NoTcg { path: PathBuf, has: String },
@@ -39,6 +54,15 @@ impl Build {
     /// # Errors
     /// Where there is none, or it is not a QEMU system emulator with TCG.
     pub fn inspect(name: &Path) -> Result<Self, Error> {
+        let build = Build::inspect_any(name)?;
+        if build.mode == Mode::User { Err(Error::UserMode(build.path)) } else { Ok(build) }
+    }
+
+    /// The same of an emulator of whatever kind.
+    ///
+    /// # Errors
+    /// Where there is none, or it is not a QEMU with TCG.
+    pub fn inspect_any(name: &Path) -> Result<Self, Error> {
         let path = find(name).ok_or_else(|| Error::Missing(name.to_owned()))?;
         let unrunnable = |why| Error::Unrunnable { path: path.clone(), why };
         let ask = |argument: &[&str]| {
@@ -56,8 +80,10 @@ impl Build {
         let sha256 = sha256(&path).map_err(unrunnable);
         let text = says(version)?;
         let first = text.lines().next().unwrap_or_default();
-        if first.starts_with("qemu-") && first.contains(" version ") {
-            return Err(Error::UserMode(path));
+        if let Some((_, version)) = first.split_once(" version ")
+            && first.starts_with("qemu-")
+        {
+            return Ok(Build { version: version.to_owned(), sha256: sha256?, path, mode: Mode::User });
         }
         let Some(version) = first.strip_prefix("QEMU emulator version ") else {
             return Err(Error::NotQemu(path));
@@ -67,8 +93,7 @@ impl Build {
             let has = accelerators.lines().skip(1).map(str::trim).collect::<Vec<_>>().join(", ");
             return Err(Error::NoTcg { path, has: if has.is_empty() { "none".to_owned() } else { has } });
         }
-        let sha256 = sha256?;
-        Ok(Build { version: version.to_owned(), sha256, path })
+        Ok(Build { version: version.to_owned(), sha256: sha256?, path, mode: Mode::System })
     }
 }
 
@@ -123,7 +148,7 @@ fn find(name: &Path) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::Build;
+    use super::{Build, Mode};
 
     #[test]
     fn a_version_tells_the_release_and_the_plugin_interface() {
@@ -137,7 +162,12 @@ mod tests {
             ("12.0.0", (12, 0), Some(7)),
             ("master", (0, 0), None),
         ] {
-            let build = Build { path: "/q".into(), version: version.to_owned(), sha256: String::new() };
+            let build = Build {
+                path: "/q".into(),
+                version: version.to_owned(),
+                sha256: String::new(),
+                mode: Mode::System,
+            };
             assert_eq!((build.release(), build.plugin_api()), (release, api), "{version}");
         }
     }

@@ -5,6 +5,7 @@
 //! nothing to clean up, whoever dies; and QEMU itself is killed by the kernel when the thread that started it
 //! ends (`PR_SET_PDEATHSIG`), which therefore has to be the main thread.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -20,9 +21,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use trace::codec;
-use trace::message::{API, FromProbe, PROTOCOL, ToProbe};
+use trace::message::{API, FromProbe, PRELOADED, PRELOADED_FD, PROTOCOL, ToProbe};
 
-use crate::build::Build;
+use crate::apart::run_apart;
+use crate::build::{Build, Mode};
 
 /// What happens to a run, in the order in which it is seen on each of its streams.
 #[derive(Debug)]
@@ -46,7 +48,7 @@ pub enum Error {
     NoPlugins(PathBuf),
     #[error("`{path}` ended before the guest's first instruction ({ending}): {said}")]
     Stillborn { path: PathBuf, ending: String, said: String },
-    #[error("`{0}` did not load the probe within {limit} s; is it a system emulator?", limit = START_LIMIT.as_secs())]
+    #[error("`{0}` did not load the probe within {limit} s", limit = START_LIMIT.as_secs())]
     Mute(PathBuf),
     #[error(
         "`{path}` loaded a probe of another release (protocol {theirs}, expected {PROTOCOL}); rebuild, or unset TANDEM_PROBE"
@@ -67,6 +69,9 @@ const END_LIMIT: Duration = Duration::from_secs(20);
 const GATHERING: Duration = Duration::from_millis(5);
 /// How much of QEMU's standard error is kept, bytes.
 const KEPT_ERRORS: usize = 16 << 10;
+
+/// The probe's socket in a user program's QEMU: high enough for the program not to come by it.
+const PROGRAM_SOCKET: RawFd = 1000;
 
 /// What QEMU says and goes on: warnings, and of modules of another build's (util/error-report.c and util/module.c).
 const HARMLESS: [&str; 4] =
@@ -129,6 +134,8 @@ pub struct Run {
     /// What the probe said of the build; without one nothing.
     pub plugin_api: i32,
     pub target: String,
+    /// As which process QEMU sees itself.
+    pub pid: u32,
 }
 
 impl Run {
@@ -141,17 +148,26 @@ impl Run {
         let (host, guest) = UnixStream::pair()?;
         let mut passed: Vec<RawFd> = plan.passed.iter().map(AsRawFd::as_raw_fd).collect();
         let mut command = Command::new(&plan.build.path);
+        // Of a user program's QEMU all that comes behind the program is that one's.
+        let is_user = plan.build.mode == Mode::User;
+        if !is_user {
+            command.args(plan.arguments);
+        }
         command
-            .args(plan.arguments)
             .current_dir(plan.folder)
             .stdin(if matches!(plan.typed, Typing::Nothing) { Stdio::null() } else { Stdio::piped() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
-        let mut plugin = Vec::new();
+        let (mut plugin, mut given) = (Vec::new(), Vec::new());
         if let Some(probe) = plan.probe {
-            plugin.push(format!("{},fd={}", probe.display(), guest.as_raw_fd()));
-            passed.push(guest.as_raw_fd());
+            let fd = if is_user { PROGRAM_SOCKET } else { guest.as_raw_fd() };
+            plugin.push(format!("{},fd={fd}", probe.display()));
+            if is_user {
+                given.push((guest.as_raw_fd(), fd));
+            } else {
+                passed.push(fd);
+            }
         }
         let mut theirs = Vec::new();
         let mut pair = || -> io::Result<_> {
@@ -193,7 +209,25 @@ impl Run {
             };
         }
         passed.extend(waking.iter().map(AsRawFd::as_raw_fd));
+        // By its number: the linker takes no path with a space in it.
+        let opened = plan.probe.filter(|_| is_user).map(File::open).transpose()?;
+        if is_user {
+            // What is told to the probe, and that it hears of the program's end, is no business of the program's.
+            const PRELOAD: &str = "LD_PRELOAD";
+            let preload = std::env::var(PRELOAD);
+            let own = preload.map_or(["-U", PRELOAD].map(str::to_owned), |given| {
+                ["-E".to_owned(), format!("{PRELOAD}={given}")]
+            });
+            if let Some(probe) = &opened {
+                given.push((probe.as_raw_fd(), PRELOADED_FD));
+                command.env(PRELOAD, PRELOADED);
+            }
+            command.args(["-U", API]).args(own).args(plan.arguments);
+        }
         hand_over(&mut command, passed, Signal::SIGKILL);
+        if is_user {
+            run_apart(&mut command, given);
+        }
         let mut child = command.spawn().map_err(|why| Error::Start { path: plan.build.path.clone(), why })?;
         drop((guest, theirs));
         let errors = Arc::new(Mutex::new(Vec::new()));
@@ -235,6 +269,7 @@ impl Run {
             waking,
             plugin_api: 0,
             target: String::new(),
+            pid: 0,
         };
         let Some(mut from) = run.greet()? else { return Ok(run) };
         run.readers.push(std::thread::spawn(move || {
@@ -262,9 +297,10 @@ impl Run {
             Ok(Some(FromProbe::Hello { protocol, .. })) if protocol != PROTOCOL => {
                 Err(Error::OtherProbe { path: self.path.clone(), theirs: protocol })
             }
-            Ok(Some(FromProbe::Hello { plugin_api, target, .. })) => {
+            Ok(Some(FromProbe::Hello { plugin_api, target, pid, .. })) => {
                 self.plugin_api = plugin_api;
                 self.target = target;
+                self.pid = pid;
                 Ok(Some(from))
             }
             Err(codec::Error::Io(error))
@@ -275,7 +311,9 @@ impl Run {
             _ => {
                 let status = self.wait()?;
                 let said = self.errors();
-                if said.contains("plugin interface not enabled") || said.contains("-plugin: invalid option") {
+                let words =
+                    ["plugin interface not enabled", "-plugin: invalid option", "unknown option 'plugin'"];
+                if words.iter().any(|words| said.contains(words)) {
                     return Err(Error::NoPlugins(self.path.clone()));
                 }
                 Err(self.stillborn(status))
@@ -352,6 +390,17 @@ impl Run {
         let entries = std::fs::read_dir(folder)?.flatten().map(|entry| entry.path());
         let named = |path: PathBuf| Some((std::fs::read_link(&path).ok()?.to_str()?.to_owned(), path));
         Ok(entries.filter_map(named).collect())
+    }
+
+    /// The number of the system call in which a user program's QEMU waits, of this machine's, where that can be told.
+    #[must_use]
+    pub fn waits_in(&self) -> Option<i64> {
+        let process = self.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{process}/task/{process}/children")).ok()?;
+        // The last of two, where it runs apart.
+        let qemu = children.split_whitespace().last().map_or_else(|| process.to_string(), str::to_owned);
+        let call = std::fs::read_to_string(format!("/proc/{qemu}/syscall")).ok()?;
+        call.split_whitespace().next()?.parse().ok()
     }
 
     /// How QEMU has ended, where it does within `limit`.

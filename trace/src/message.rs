@@ -14,11 +14,15 @@ use crate::access::Memory;
 use crate::block::Instruction;
 
 /// Changes with every change of these messages: a probe and a host of two releases must not talk.
-pub const PROTOCOL: u32 = 6;
+pub const PROTOCOL: u32 = 7;
 
 /// The environment variable in which the host names the level of QEMU's plugin interface, where only QEMU's version
 /// tells it.
 pub const API: &str = "TANDEM_PLUGIN_API";
+
+/// What the dynamic linker has loaded before a QEMU for user programs: the probe, by a descriptor of this number.
+pub const PRELOADED: &str = "/proc/self/fd/1001";
+pub const PRELOADED_FD: i32 = 1001;
 
 /// Instructions in a chunk: 2^20.
 pub const CHUNK: u64 = 1 << 20;
@@ -37,12 +41,16 @@ pub enum FromProbe {
         target: String,
         /// System emulation, or one user program.
         system: bool,
+        /// QEMU's process id as it sees it itself, which a user program gets to know as its own.
+        pid: u32,
     },
-    /// Chunk `index` (from 0) is full; `digest` and `memory` are those of the whole stream up to its end. `samples` are those
-    /// taken since the last message.
-    Chunk { index: u64, digest: u64, memory: Memory, samples: Vec<Sample> },
+    /// Chunk `index` (from 0) is full; `digest` and `memory` are those of the whole stream up to its end. `samples` and `calls`
+    /// are those since the last message.
+    Chunk { index: u64, digest: u64, memory: Memory, samples: Vec<Sample>, calls: Vec<Call> },
     /// The run has ended after `position` instructions with these digests of the whole stream.
-    End { position: u64, digest: u64, memory: Memory, samples: Vec<Sample> },
+    End { position: u64, digest: u64, memory: Memory, samples: Vec<Sample>, calls: Vec<Call> },
+    /// A user program may be gone behind its next system call, of which nobody hears then; the same of the stream up to it.
+    Leaving { position: u64, digest: u64, memory: Memory, calls: Vec<Call> },
     /// The names of the registers that are read, in order; before the first steps.
     Registers(Vec<String>),
     /// What the guest did in the stretch that is looked at closely, in order.
@@ -115,6 +123,37 @@ pub struct Look {
     pub closely: Option<Stretch>,
     /// In blocks that begin at these addresses each instruction is one, there.
     pub inside: Vec<u64>,
+    /// What system calls do, by their numbers, as far as it has to be known.
+    pub calls: Vec<(i64, Does)>,
+}
+
+/// What a user program's system call does beside giving a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Does {
+    /// Where it succeeds it fills memory at the address that is its argument number `argument` (from 0): so many bytes, or as
+    /// many as its result says.
+    Fills { argument: u8, bytes: Option<u32> },
+    /// It fills memory so with random bytes, as many as its result says. The probe puts others there, the same each time.
+    Randomizes { argument: u8 },
+    /// It starts a process.
+    Forks,
+    /// It starts a process, or a thread where argument number `flags` says so.
+    Clones { flags: u8 },
+    /// It may end the program, or put another in its place.
+    Leaves,
+}
+
+/// A system call that a user program has made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// How many instructions had started, its own included.
+    pub position: u64,
+    pub number: i64,
+    pub arguments: [u64; 6],
+    /// `None` where it has not come back.
+    pub result: Option<i64>,
+    /// A digest of the memory that it filled; 0 where it filled none that is known.
+    pub filled: u64,
 }
 
 /// Positions from `from` up to, and without, `to`.

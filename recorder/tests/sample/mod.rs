@@ -23,7 +23,12 @@ pub const CHUNKS: [u64; 3] = [7, 8, 9];
 pub fn manifest(log: u32) -> Manifest {
     Manifest {
         tandem: "0".to_owned(),
-        build: Build { path: "/q".into(), version: "7.2".to_owned(), sha256: "00".to_owned() },
+        build: Build {
+            path: "/q".into(),
+            version: "7.2".to_owned(),
+            sha256: "00".to_owned(),
+            mode: qemu::build::Mode::System,
+        },
         target: "x86_64".to_owned(),
         arguments: vec!["-M".to_owned(), "pc".to_owned()],
         folder: "/".into(),
