@@ -29,5 +29,6 @@ pub unsafe extern "C" fn kill(process: libc::pid_t, signal: c_int) -> c_int {
         ffi::end();
     }
     // SAFETY: a system call without memory; it sets `errno` as its function does.
-    unsafe { libc::syscall(libc::SYS_kill, process, signal) as c_int }
+    let done = unsafe { libc::syscall(libc::SYS_kill, process, signal) };
+    c_int::try_from(done).unwrap_or(-1)
 }
