@@ -27,7 +27,7 @@ fn each_fault_is_laid_at_the_right_instruction() {
         let report = ride(&fault);
         let divergence = &report["divergence"];
         let wanted = format!("{:#x}", fault.address().unwrap());
-        if divergence["pc"]["a"] != Value::from(wanted.clone()) {
+        if divergence["pc"]["a"] != wanted.as_str() {
             wrong.push(format!("{}: {wanted} is guilty, and it says {}", fault.name, report["summary"]));
         }
     }

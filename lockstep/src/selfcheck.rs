@@ -178,8 +178,12 @@ mod tests {
 
     #[test]
     fn old_builds_have_an_option_for_single_steps() {
-        let build =
-            |version: &str| Build { path: "/q".into(), version: version.to_owned(), sha256: String::new() };
+        let build = |version: &str| Build {
+            path: "/q".into(),
+            version: version.to_owned(),
+            sha256: String::new(),
+            mode: qemu::build::Mode::System,
+        };
         let first = |version| settings(&build(version))[0].arguments.join(" ");
         assert_eq!(first("7.2.22"), "-singlestep");
         assert_eq!(first("8.0.5"), "-singlestep");

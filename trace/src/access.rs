@@ -44,7 +44,6 @@ impl Tag {
     /// Its block's number.
     #[inline]
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "32 bits are left")]
     pub fn block(self) -> u32 {
         (self.0 >> 32) as u32
     }

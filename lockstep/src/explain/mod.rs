@@ -349,7 +349,7 @@ mod tests {
             let mut decoder = iced_x86::Decoder::with_ip(32, &bytes, line.address, 0);
             while decoder.can_decode() {
                 let (address, from) = (decoder.ip(), decoder.position());
-                decoder.decode();
+                let _ = decoder.decode();
                 block.push(Instruction { address, bytes: bytes[from..decoder.position()].to_vec() });
             }
         }
