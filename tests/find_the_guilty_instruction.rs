@@ -13,15 +13,17 @@ fn ride(fault: &corpus::faults::Fault) -> Value {
     let place = Place::new();
     let good = corpus::faults::good().unwrap().display().to_string();
     let bad = fault.build().unwrap().display().to_string();
-    let line = ["lockstep", "--format", "json", "--a", &good, "--b", &bad, "--"].map(str::to_owned);
+    let line =
+        ["lockstep", "--explain", "--format", "json", "--a", &good, "--b", &bad, "--"].map(str::to_owned);
     let report = place.run(&[line.to_vec(), fault.arguments().unwrap()].concat()).ends_with(1).json();
     assert_eq!(place.left(), (vec![], vec![]));
     report
 }
 
-/// Of each fault but the one that no register and no memory ever shows.
+/// Of each fault but the one that no register and no memory ever shows. The stage is named where both builds make something
+/// else of the block.
 #[test]
-fn each_fault_is_laid_at_the_right_instruction() {
+fn each_fault_is_laid_at_the_right_instruction_and_stage() {
     let mut wrong = Vec::new();
     for fault in corpus::faults::faults().filter(|fault| fault.name != "console") {
         let report = ride(&fault);
@@ -29,6 +31,18 @@ fn each_fault_is_laid_at_the_right_instruction() {
         let wanted = format!("{:#x}", fault.address().unwrap());
         if divergence["pc"]["a"] != wanted.as_str() {
             wrong.push(format!("{}: {wanted} is guilty, and it says {}", fault.name, report["summary"]));
+        }
+        let stage = match fault.stage.name() {
+            "helper" | "device" => "none",
+            // One side executes what was there before.
+            "runtime" => "guest-code",
+            made => made,
+        };
+        if report["explanation"]["stage"] != stage {
+            wrong.push(format!(
+                "{}: its stage is {stage}, and it says {}",
+                fault.name, report["explanation"]["summary"]
+            ));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
