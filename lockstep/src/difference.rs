@@ -16,6 +16,8 @@ pub enum What {
     Access(Pair<Option<Accessed>>),
     /// Registers only.
     Registers,
+    /// A byte on the console; `None` where a side has none.
+    Console(Pair<Option<u8>>),
 }
 
 /// The first difference, and what was the same before.
@@ -129,6 +131,24 @@ fn first_access(a: &[Accessed], b: &[Accessed]) -> Option<Pair<Option<Accessed>>
 }
 
 impl Difference {
+    /// A byte that is another one on the console, and shows nowhere else: of the instructions that A's `steps` are behind, the
+    /// one with which it was written. `None` where none of them wrote it.
+    #[must_use]
+    pub fn on_console(steps: &[Step], consoles: &Pair<Vec<u8>>) -> Option<Self> {
+        let place = consoles.a.iter().zip(&consoles.b).position(|(a, b)| a != b)?;
+        let behind = steps.iter().position(|step| step.written > place as u64)?;
+        let before = steps.get(behind.checked_sub(1)?)?;
+        let bytes = Pair { a: consoles.a.get(place).copied(), b: consoles.b.get(place).copied() };
+        Some(Difference {
+            from: before.position,
+            to: steps[behind].position,
+            what: What::Console(bytes),
+            before: Vec::new(),
+            after: Pair::default(),
+            accesses: Pair::default(),
+        })
+    }
+
     /// The registers that differ at its end, by their number.
     #[must_use]
     pub fn registers(&self) -> Vec<usize> {
@@ -163,6 +183,7 @@ mod tests {
             address: 0x1000 + position,
             begins: true,
             registers: vec![(0, vec![value])],
+            written: 0,
             accesses: accesses.iter().map(access).collect(),
         }
     }
@@ -204,6 +225,19 @@ mod tests {
         let steps = |value, stored| vec![step(990, 1, &[]), step(1003, value, &[(991, stored)])];
         assert_eq!(first(&Pair { a: steps(1, 5), b: steps(2, 5) }, ALL), Compared::Same);
         assert_eq!(found(steps(1, 5), steps(1, 6)).access(), Some(991));
+    }
+
+    #[test]
+    fn a_byte_on_the_console_is_of_the_step_in_which_it_was_written() {
+        let steps: Vec<Step> = [(10, 0), (14, 3), (20, 4), (22, 4)]
+            .map(|(position, written)| Step { written, ..step(position, 1, &[]) })
+            .to_vec();
+        let consoles = |b: &[u8]| Pair { a: b"abcd".to_vec(), b: b.to_vec() };
+        let found = Difference::on_console(&steps, &consoles(b"abcX")).unwrap();
+        assert_eq!((found.from, found.to), (14, 20));
+        assert_eq!(found.what, What::Console(Pair { a: Some(b'd'), b: Some(b'X') }));
+        assert_eq!(Difference::on_console(&steps, &consoles(b"abcd")), None);
+        assert_eq!(Difference::on_console(&steps[1..], &consoles(b"Xbcd")), None, "it was written before");
     }
 
     #[test]

@@ -301,6 +301,7 @@ impl Divergence {
                 _ => Kind::Load,
             },
             (_, Some(at)) => flow_kind(target, streams, at),
+            _ if matches!(seen.what, What::Console(_)) => Kind::Console,
             _ => Kind::Register,
         };
         let common = guilty.map(|guilty| &streams.a[..=guilty.min(streams.a.len() - 1)]);
@@ -324,6 +325,12 @@ impl Divergence {
             })
             .collect()
         });
+        if let What::Console(bytes) = seen.what {
+            divergence.accesses = Pair::of(|side| {
+                let byte = bytes.get(side).map(|byte| format!("{byte:#04x}"));
+                vec![Access { kind: "console", address: String::new(), size: 1, value: byte }]
+            });
+        }
         (divergence, notes)
     }
 
@@ -349,6 +356,10 @@ impl Divergence {
                 None => "nothing".to_owned(),
             };
             match self.kind {
+                Kind::Console => {
+                    let access = self.accesses.get(side).first();
+                    access.and_then(|access| access.value.clone()).unwrap_or_else(|| "nothing".to_owned())
+                }
                 Kind::Store | Kind::Load => {
                     let wanted = if self.kind == Kind::Store { "store" } else { "load" };
                     let of = |side| {
@@ -373,6 +384,7 @@ impl Divergence {
             Kind::Store => "writes",
             Kind::Load => "reads",
             Kind::Register => "leaves",
+            Kind::Console => "writes to the console",
             Kind::SystemCall => "calls with other arguments: it goes on to",
             Kind::ExceptionOrInterrupt => {
                 "is followed by an exception or interrupt on one side only, and the next is"

@@ -1,6 +1,8 @@
 //! Rides two builds in lockstep: starts both, feeds the comparator, and finds out where and why they part.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -429,6 +431,15 @@ const CONSOLE: usize = 16 << 20;
 impl Ride {
     /// Starts both; their guests wait for the first instruction.
     pub fn start(request: &Request, drive: &Drive) -> Result<Self, Error> {
+        Self::start_with(request, drive, None)
+    }
+
+    /// The same, with their consoles going to files, where there are any.
+    pub fn start_with(
+        request: &Request,
+        drive: &Drive,
+        consoles: Option<&Pair<File>>,
+    ) -> Result<Self, Error> {
         let (tell, come) = channel();
         let start = |side: Side| {
             let log = source_of(&drive.sources, side).map(Source::log);
@@ -440,6 +451,7 @@ impl Ride {
                 typed: Typing::Nothing,
                 passed: log.as_slice(),
                 commanded: false,
+                console: consoles.map(|files| files.get(side).as_fd()),
             };
             let tell = tell.clone();
             Run::start(&plan, move |happening| drop(tell.send((side, happening))))

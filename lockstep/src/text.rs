@@ -195,6 +195,9 @@ fn values(page: &mut String, divergence: &Divergence) {
     let sides = Pair::of(|side| {
         let lines = divergence.accesses.get(side).iter().map(|access| {
             let value = access.value.as_ref().map_or_else(String::new, |value| format!(", value {value}"));
+            if access.address.is_empty() {
+                return format!("{}{value}\n", access.kind);
+            }
             format!("{:<5} {} bytes at {}{value}\n", access.kind, access.size, access.address)
         });
         lines.collect::<String>()

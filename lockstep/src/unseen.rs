@@ -35,12 +35,12 @@ pub(crate) fn explain(again: &Again, end: u64, console: bool) -> Result<Option<Z
     // What a guest wrote may have come here a little later than it was written.
     let stretch = Stretch { from: chunk.saturating_sub(1) * CHUNK, to: ((chunk + 1) * CHUNK).min(end) };
     let close = closely(again, &look, stretch, Pair::default())?;
-    match close.compared {
-        Compared::Found(difference) => {
-            inside(again, &look, *difference, close.names, close.windows).map(Some)
-        }
-        Compared::Same | Compared::Before => Ok(None),
-    }
+    let difference = match close.compared {
+        Compared::Found(difference) => Some(*difference),
+        Compared::Same | Compared::Before => close.console,
+    };
+    let zoomed = difference.map(|difference| inside(again, &look, difference, close.names, close.windows));
+    zoomed.transpose()
 }
 
 /// The chunk by whose end the consoles have parted.

@@ -6,12 +6,14 @@
 //! what is wrong with it. Where it does, the block is what is known for certain, and its instruction is reasoned out.
 
 use std::collections::BTreeSet;
+use std::io::{Read, Seek};
 
+use qemu::build::Mode;
 use trace::message::{CHUNK, FromProbe, Look, Stretch, Window};
 
 use crate::comparator::{Order, Pair, Parted, Side};
 use crate::depth;
-use crate::difference::{Compared, Difference, first};
+use crate::difference::{Compared, Difference, What, first};
 use crate::drive::Drive;
 use crate::ride::{Request, Ride, Trouble};
 
@@ -42,12 +44,17 @@ pub(crate) struct Zoomed {
 /// What one close look saw.
 pub(crate) struct Close {
     pub compared: Compared,
+    /// A byte that is another one on the console, with which of A's steps.
+    pub console: Option<Difference>,
     pub names: Vec<String>,
     pub windows: Pair<Vec<Window>>,
 }
 
 /// The most instructions that a block has (`TCG_MAX_INSNS` in include/tcg/tcg.h).
 const BLOCK: u64 = 512;
+
+/// How much of a console is looked at, bytes.
+const CONSOLE: u64 = 16 << 20;
 
 /// How often the chunks before are looked at where all differs from the beginning.
 const BACK: u64 = 4;
@@ -115,7 +122,12 @@ pub(crate) fn inside(
     let blocks = Pair::of(|side| begins(zoomed.windows.get(side), from, to));
     let look = Look { loads: true, ..look.clone() };
     let close = closely(again, &look, Stretch { from, to: to + 1 }, blocks)?;
-    if let Compared::Found(found) = close.compared
+    let found = match (zoomed.difference.what, close.compared, close.console) {
+        (What::Console(_), _, console) => console.map(Box::new),
+        (_, Compared::Found(found), _) => Some(found),
+        _ => None,
+    };
+    if let Some(found) = found
         && found.from >= from
         && found.to <= to
     {
@@ -160,7 +172,11 @@ pub(crate) fn closely(
     stretch: Stretch,
     inside: Pair<Vec<u64>>,
 ) -> Result<Close, Trouble> {
-    let mut ride = start(again)?;
+    let files = Pair { a: tempfile::tempfile()?, b: tempfile::tempfile()? };
+    // A program sees what its output goes to.
+    let is_program = again.request.builds.a.mode == Mode::User;
+    let mut ride = Ride::start_with(again.request, again.drive, (!is_program).then_some(&files))
+        .map_err(|error| Trouble::Again(Box::new(error)))?;
     let (first_chunk, last) = (stretch.from / CHUNK, stretch.to / CHUNK);
     for side in [Side::A, Side::B] {
         let look =
@@ -191,5 +207,12 @@ pub(crate) fn closely(
     }
     let steps = std::mem::take(&mut ride.steps);
     let names = std::mem::take(&mut ride.names.a);
-    Ok(Close { compared: first(&steps, stretch), names, windows })
+    let mut consoles = Pair { a: Vec::new(), b: Vec::new() };
+    for side in [Side::A, Side::B] {
+        let mut file = files.get(side);
+        file.rewind()?;
+        file.take(CONSOLE).read_to_end(consoles.get_mut(side))?;
+    }
+    let console = Difference::on_console(&steps.a, &consoles);
+    Ok(Close { compared: first(&steps, stretch), console, names, windows })
 }

@@ -579,6 +579,12 @@ extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
     });
 }
 
+/// How many bytes QEMU has written to its standard output; 0 where that is no file.
+fn written() -> u64 {
+    // SAFETY: asks where a descriptor stands.
+    u64::try_from(unsafe { libc::lseek(libc::STDOUT_FILENO, 0, libc::SEEK_CUR) }).unwrap_or_default()
+}
+
 /// `number`: of the instruction in its block, from 0, which is looked at closely.
 extern "C" fn insn_inside(_: c_uint, number: *mut c_void) {
     guarded(|probe, hot| {
@@ -592,7 +598,7 @@ extern "C" fn insn_inside(_: c_uint, number: *mut c_void) {
         let address = instructions.get(number).map_or(0, |instruction| instruction.address);
         let nothing = State::default();
         let state = registers.as_mut().map_or(&nothing, Registers::read);
-        session.look_inside(number as u64, address, &hot.accesses, state)
+        session.look_inside(number as u64, address, &hot.accesses, state, written())
     });
 }
 
@@ -653,7 +659,8 @@ extern "C" fn entered(entry: u64) {
         if session.looking().is_due(position) {
             let nothing = State::default();
             let state = registers.as_mut().map_or(&nothing, Registers::read);
-            session.look(state)?;
+            let written = if session.looking().look().closely.is_some() { written() } else { 0 };
+            session.look(state, written)?;
         }
         hot.room = session.looking().room(position).saturating_sub(entry.count());
         Ok(())

@@ -212,9 +212,9 @@ impl Session {
     }
 
     /// The running block begins, and all is like this.
-    pub(crate) fn look(&mut self, state: &State) -> Result<(), Trouble> {
+    pub(crate) fn look(&mut self, state: &State, written: u64) -> Result<(), Trouble> {
         let address = self.stream.running().map_or(0, Block::begin);
-        self.looking.take(self.stream.end().position, address, self.stream.memory(), state);
+        self.looking.take(self.stream.end().position, address, self.stream.memory(), state, written);
         self.steps()
     }
 
@@ -225,10 +225,11 @@ impl Session {
         address: u64,
         accesses: &Accesses,
         state: &State,
+        written: u64,
     ) -> Result<(), Trouble> {
         let begin = self.stream.end().position;
         self.looking.made(begin, begin + number, accesses.noted());
-        self.looking.step(begin + number, address, false, state);
+        self.looking.step(begin + number, address, false, state, written);
         self.steps()
     }
 

@@ -106,6 +106,8 @@ pub struct Plan<'a> {
     pub passed: &'a [BorrowedFd<'a>],
     /// Whether it stands still before the first instruction, and then does as [`Controls`] tell it.
     pub commanded: bool,
+    /// The file that its standard output goes to, where not to who started it.
+    pub console: Option<BorrowedFd<'a>>,
 }
 
 /// The ends of what commands a QEMU, before anything is said on them.
@@ -156,7 +158,10 @@ impl Run {
         command
             .current_dir(plan.folder)
             .stdin(if matches!(plan.typed, Typing::Nothing) { Stdio::null() } else { Stdio::piped() })
-            .stdout(Stdio::piped())
+            .stdout(match plan.console {
+                Some(file) => Stdio::from(file.try_clone_to_owned()?),
+                None => Stdio::piped(),
+            })
             .stderr(Stdio::piped())
             .process_group(0);
         let (mut plugin, mut given) = (Vec::new(), Vec::new());

@@ -181,6 +181,7 @@ impl<'a> Machine<'a> {
             typed: Typing::Nothing,
             passed: &passed,
             commanded: true,
+            console: None,
         };
         let mut run = Run::start(&plan, move |happening| drop(tell.send(happening)))?;
         let controls = run.controls().ok_or_else(|| Error::Probe("it has no controls".to_owned()))?;

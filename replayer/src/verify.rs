@@ -205,6 +205,7 @@ fn start(
         typed: Typing::Nothing,
         passed: &passed,
         commanded: false,
+        console: None,
     };
     let run = Run::start(&plan, tell)?;
     Ok((run, ends.map(|(ours, _)| ours)))

@@ -14,7 +14,7 @@ use crate::access::Memory;
 use crate::block::Instruction;
 
 /// Changes with every change of these messages: a probe and a host of two releases must not talk.
-pub const PROTOCOL: u32 = 7;
+pub const PROTOCOL: u32 = 8;
 
 /// The environment variable in which the host names the level of QEMU's plugin interface, where only QEMU's version
 /// tells it.
@@ -184,6 +184,8 @@ pub struct Step {
     /// The registers that have another value than at the step before, by their number, with their bytes as QEMU tells
     /// them to gdb.
     pub registers: Vec<(u16, Vec<u8>)>,
+    /// How many bytes QEMU has written to its standard output, where that is a file.
+    pub written: u64,
     /// The accesses since the step before.
     pub accesses: Vec<Accessed>,
 }
