@@ -306,7 +306,7 @@ impl Divergence {
         };
         let common = guilty.map(|guilty| &streams.a[..=guilty.min(streams.a.len() - 1)]);
         let clues = common.map(|common| Clues { target, common, difference: seen, names });
-        if let Some(by_flags) = clues.as_ref().and_then(Clues::flags) {
+        if let (None, Some(by_flags)) = (access, clues.as_ref().and_then(Clues::flags)) {
             (guilty, certainty) = (Some(by_flags), Certainty::Flags);
         } else if let (Kind::Load, Some(by_delivery)) = (kind, clues.as_ref().and_then(Clues::delivery)) {
             (guilty, certainty) = (Some(by_delivery), Certainty::Unseen);

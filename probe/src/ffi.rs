@@ -551,7 +551,10 @@ extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
         let flags = if look.registers { CB_R_REGS } else { CB_NO_REGS };
         (qemu.register_tb_exec)(tb, entered, flags, std::ptr::without_provenance_mut(entry));
         let (stores, loads) = (look.stores, look.loads);
-        for (&insn, number) in handles.iter().zip(0..) {
+        for ((&insn, (_, bytes)), number) in handles.iter().zip(code.pieces()).zip(0..) {
+            if !(stores || loads) || !session.may_access(bytes) {
+                continue;
+            }
             if stores {
                 watching.watch(insn, block.id(), number, true);
             }

@@ -124,6 +124,11 @@ impl Session {
         self.table.intern(code)
     }
 
+    /// Whether the instruction with these bytes may access memory.
+    pub(crate) fn may_access(&self, bytes: &[u8]) -> bool {
+        self.table.may_access(bytes)
+    }
+
     /// The running block, where all before it is settled.
     pub(crate) fn running(&self) -> Option<&'static Block> {
         self.stream.running()

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::again::{Successor, successor};
 use crate::digest::{PAGE, Step, after_four, after_one, identity};
-use crate::quiet::is_quiet;
+use crate::quiet::{is_quiet, is_relative_jump};
 
 /// One guest instruction of a block: its address, of those of its page the one through which it was translated, and its
 /// bytes.
@@ -64,7 +64,7 @@ impl Code {
     }
 
     /// Address and bytes of each instruction, in order.
-    fn pieces(&self) -> impl Iterator<Item = (u64, &[u8])> {
+    pub fn pieces(&self) -> impl Iterator<Item = (u64, &[u8])> {
         let mut rest = &self.bytes[..];
         self.addresses.iter().zip(&self.sizes).map(move |(&address, &size)| {
             let (bytes, after) = rest.split_at(size.into());
@@ -312,6 +312,14 @@ impl Table {
         self.before.push(newest);
         self.by_content.insert(hash, id);
         block
+    }
+
+    /// Whether an instruction of the guest's may access memory. QEMU before 8.0 goes on to tell what an instruction accesses
+    /// behind it, where that leaves its block and was not made of generated code alone (`plugin_gen_disable_mem_helpers` in
+    /// accel/tcg/plugin-gen.c): the frame of an interrupt, for a jump whose condition took a helper.
+    #[must_use]
+    pub fn may_access(&self, bytes: &[u8]) -> bool {
+        !(self.x86 && (is_quiet(bytes) || is_relative_jump(bytes)))
     }
 
     /// The block with number `id`.

@@ -60,9 +60,17 @@ pub fn is_quiet(bytes: &[u8]) -> bool {
     }
 }
 
+/// Whether the instruction with these bytes is a jump that says by itself where to, and so accesses no memory.
+#[must_use]
+pub fn is_relative_jump(bytes: &[u8]) -> bool {
+    let prefixes =
+        bytes.iter().take_while(|byte| matches!(byte, 0x2e | 0x3e | 0x66 | 0x67 | 0xf2 | 0xf3)).count();
+    matches!(bytes[prefixes..], [0x70..=0x7f | 0xe0..=0xe3 | 0xeb, _] | [0xe9, _, _, ..] | [0x0f, 0x80..=0x8f, _, _, ..])
+}
+
 #[cfg(test)]
 mod tests {
-    use super::is_quiet;
+    use super::{is_quiet, is_relative_jump};
     use iced_x86::{
         Decoder, DecoderError, DecoderOptions, FlowControl, InstructionInfoFactory, Mnemonic, OpAccess,
         Register,
@@ -114,6 +122,26 @@ mod tests {
                         let (theirs, stops) = known(&bytes[..length], bits);
                         prop_assert!(theirs != length || !stops, "{:02x?} in {bits} bits", &bytes[..length]);
                     }
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 500_000, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_relative_jump_accesses_nothing(prefixes in prop::sample::select(vec![&[][..], &[0x66], &[0x2e], &[0xf2]]),
+                                            escaped in any::<bool>(), bytes in prop::array::uniform12(any::<u8>())) {
+            let escape: &[u8] = if escaped { &[0x0f] } else { &[] };
+            let bytes = [prefixes, escape, &bytes].concat();
+            for bits in [16, 32, 64] {
+                let (length, _) = known(&bytes, bits);
+                let decoded = Decoder::with_ip(bits, &bytes, 0x1000, DecoderOptions::NONE).decode();
+                if !decoded.is_invalid() && is_relative_jump(&bytes[..length]) {
+                    let flow = decoded.flow_control();
+                    prop_assert!(matches!(flow, FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch), "{bytes:02x?}");
+                    prop_assert!(!decoded.is_call_near() && decoded.op0_kind() != iced_x86::OpKind::Memory);
                 }
             }
         }
