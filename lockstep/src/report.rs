@@ -306,13 +306,20 @@ impl Divergence {
         };
         let common = guilty.map(|guilty| &streams.a[..=guilty.min(streams.a.len() - 1)]);
         let clues = common.map(|common| Clues { target, common, difference: seen, names });
-        if let (None, Some(by_flags)) = (access, clues.as_ref().and_then(Clues::flags)) {
+        let shows = guilty;
+        // Where registers are not read, what was compared may have been wrong before.
+        let by_flags =
+            clues.as_ref().filter(|_| access.is_none() && !names.is_empty()).and_then(Clues::flags);
+        if let Some(by_flags) = by_flags {
             (guilty, certainty) = (Some(by_flags), Certainty::Flags);
         } else if let (Kind::Load, Some(by_delivery)) = (kind, clues.as_ref().and_then(Clues::delivery)) {
             (guilty, certainty) = (Some(by_delivery), Certainty::Unseen);
         }
         let (mut divergence, notes) = around(target, streams, guilty, kind);
         divergence.certainty = certainty;
+        if certainty == Certainty::Flags {
+            divergence.next = around(target, streams, shows, kind).0.next;
+        }
         divergence.registers = registers(target, seen, names);
         let position = guilty.and_then(|guilty| streams.a.get(guilty)).map(|executed| executed.position);
         divergence.accesses = Pair::of(|side| {
@@ -381,6 +388,7 @@ impl Divergence {
             }
         };
         let verb = match self.kind {
+            _ if self.certainty == Certainty::Flags => "sets flags, by which the guest goes on to",
             Kind::Store => "writes",
             Kind::Load => "reads",
             Kind::Register => "leaves",
