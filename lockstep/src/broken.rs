@@ -23,6 +23,8 @@ pub(crate) struct Broken {
     pub kind: Kind,
     /// How it ended, or that it did not.
     pub ending: String,
+    /// What it said last, as the end of a sentence.
+    pub said: String,
     /// How many of its instructions had started.
     pub started: u64,
 }
@@ -38,7 +40,7 @@ impl Broken {
         interrupts: &AtomicU32,
         report: &mut Report,
     ) -> Result<(), Trouble> {
-        let Broken { side, kind, ending, started } = self;
+        let Broken { side, kind, ending, said, started } = self;
         let other = side.other();
         let chunk = started / CHUNK;
         let begin = Instant::now();
@@ -49,12 +51,12 @@ impl Broken {
             match ride.next(interrupts)? {
                 Some((from, FromProbe::Chunk { index, .. })) if from == other => passed = index + 1,
                 Some((from, FromProbe::End { position, .. })) if from == other => ended = Some(position),
-                _ if begin.elapsed() > PATIENCE => return Err(Trouble::Both(ending)),
+                _ if begin.elapsed() > PATIENCE => return Err(Trouble::Both(ending + &said)),
                 _ => {}
             }
         }
         if ended.is_some_and(|position| position <= started) {
-            return Err(Trouble::Both(ending));
+            return Err(Trouble::Both(ending + &said));
         }
         // What the broken one has executed nobody can ask any more: up to its last full chunk it was the same.
         let mut windows = Vec::new();

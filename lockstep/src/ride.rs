@@ -250,7 +250,7 @@ fn decide(
         // Live nothing is waited for that the other side does not wait for too.
         Order::Ended { side, at } if ride.stalled && drive.sources.is_empty() => {
             let ending = format!("stood still for {} s", STALL.as_secs());
-            let broken = Broken { side, kind: Kind::Hang, ending, started: at };
+            let broken = Broken { side, kind: Kind::Hang, ending, said: String::new(), started: at };
             broken.conclude(&mut ride, request.interrupts, report)
         }
         order => {
@@ -273,10 +273,10 @@ fn decide(
             .and_then(|zoomed| zoomed.map_or(Ok(()), |zoomed| explained(&zoomed, kind, report)));
     }
     // Who dies of a signal from outside is no divergence, and of that nobody tells where it was.
-    if let Err(Trouble::Died { side, ending, started: Some(started), .. }) = &decided {
+    if let Err(Trouble::Died { side, ending, started: Some(started), said }) = &decided {
         let kind = if ride.stalled { Kind::Hang } else { Kind::Crash };
         let ending = if ride.stalled { "stood still".to_owned() } else { format!("died ({ending})") };
-        let broken = Broken { side: *side, kind, ending, started: *started };
+        let broken = Broken { side: *side, kind, ending, said: said.clone(), started: *started };
         decided = broken.conclude(&mut ride, request.interrupts, report);
     }
     decided
