@@ -7,9 +7,8 @@ use recorder::account::grouped;
 use trace::message::{CHUNK, FromProbe};
 
 use crate::comparator::{AHEAD, Pair, Side};
-use crate::expansion::expand;
 use crate::report::{Divergence, Kind, Report, Verdict};
-use crate::ride::{Ride, Trouble};
+use crate::ride::{Ride, Trouble, stream_of};
 
 /// How long the other side may take to get as far.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -59,12 +58,8 @@ impl Broken {
             return Err(Trouble::Both(ending + &said));
         }
         // What the broken one has executed nobody can ask any more: up to its last full chunk it was the same.
-        let mut windows = Vec::new();
-        for index in chunk.saturating_sub(1)..=chunk {
-            windows.push(ride.window(other, index)?);
-        }
-        let stream =
-            expand(&windows).ok_or_else(|| Trouble::Probe(other, "its window makes no sense".to_owned()))?;
+        let windows = ride.windows_of(other, chunk)?;
+        let stream = stream_of(other, &windows)?;
         let last = stream.iter().position(|executed| executed.position + 1 == started);
         let target = report.builds.a.target.clone();
         let streams = Pair { a: stream.clone(), b: stream };

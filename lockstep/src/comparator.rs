@@ -164,9 +164,9 @@ impl Comparator {
         self.slack = SLACK;
     }
 
-    /// Whether a position may be behind the recording's end, what runs there being another thing each time.
-    fn may_be_behind(&self, position: u64) -> bool {
-        self.least > 0 && position > self.least.saturating_sub(self.slack)
+    /// Up to where what both sides do is the recording's; what runs behind its end is another thing each time.
+    fn recorded(&self) -> u64 {
+        if self.least > 0 { self.least.saturating_sub(self.slack) } else { u64::MAX }
     }
 
     /// The same for user programs of QEMU's target `target`, whose system calls count too.
@@ -248,6 +248,7 @@ impl Comparator {
     /// `side` has taken samples.
     fn sampled(&mut self, side: Side, samples: Vec<Sample>) -> Option<Parted> {
         self.streams.get_mut(side).samples.extend(samples);
+        let recorded = self.recorded();
         let Pair { a, b } = &mut self.streams;
         while let (Some(&ours), Some(&theirs)) = (a.samples.front(), b.samples.front()) {
             // Where blocks are cut differently one side has samples that the other has not.
@@ -258,7 +259,7 @@ impl Comparator {
                 b.samples.pop_front();
             }
             let at = ours.position;
-            if at != theirs.position || self.least > 0 && at > self.least.saturating_sub(self.slack) {
+            if at != theirs.position || at > recorded {
                 continue;
             }
             if ours != theirs {
@@ -389,7 +390,7 @@ impl Comparator {
         match longer.end {
             Some((position, other)) if position == at => {
                 let memory = self.streams.a.memory == self.streams.b.memory;
-                if digest == other && (memory || self.may_be_behind(at)) {
+                if digest == other && (memory || at > self.recorded()) {
                     self.both_equal(at)
                 } else {
                     let Memory { stores, loads } = self.streams.a.memory;

@@ -226,7 +226,7 @@ fn decide(
     let outcome = ride.comparator.calls().outcome;
     report.input = outcome.map(|calls| Input::of(&target, &calls));
     let is_program = request.builds.a.mode == Mode::User;
-    let mut decided = found.and_then(|order| match order {
+    let decided = found.and_then(|order| match order {
         Order::Parted(Parted { before: 0, .. }) if is_program => Err(ride.stillborn()?),
         Order::Parted(parted) => {
             report.compared.chunks = parted.chunk;
@@ -263,23 +263,28 @@ fn decide(
             Ok(())
         }
     });
-    let unseen = report.divergence.as_ref().map(|divergence| divergence.kind);
-    if let (Ok(()), Some(kind @ (Kind::Console | Kind::ExitStatus))) = (&decided, unseen)
-        && look.registers
-        && !is_program
-    {
-        ride.kill();
-        decided = unseen::explain(&again, report.compared.instructions, kind == Kind::Console)
-            .and_then(|zoomed| zoomed.map_or(Ok(()), |zoomed| explained(&zoomed, kind, report)));
-    }
     // Who dies of a signal from outside is no divergence, and of that nobody tells where it was.
     if let Err(Trouble::Died { side, ending, started: Some(started), said }) = &decided {
         let kind = if ride.stalled { Kind::Hang } else { Kind::Crash };
         let ending = if ride.stalled { "stood still".to_owned() } else { format!("died ({ending})") };
         let broken = Broken { side: *side, kind, ending, said: said.clone(), started: *started };
-        decided = broken.conclude(&mut ride, request.interrupts, report);
+        return broken.conclude(&mut ride, request.interrupts, report);
     }
-    decided
+    decided?;
+    let unseen = report.divergence.as_ref().map(|divergence| divergence.kind);
+    if let Some(kind @ (Kind::Console | Kind::ExitStatus)) = unseen
+        && look.registers
+        && !is_program
+    {
+        ride.kill();
+        let looked = unseen::explain(&again, report.compared.instructions, kind == Kind::Console)
+            .and_then(|zoomed| zoomed.map_or(Ok(()), |zoomed| explained(&zoomed, kind, report)));
+        // What is found stays found.
+        if let Err(why) = looked {
+            report.notes.push(format!("no instruction can be named: {why}"));
+        }
+    }
+    Ok(())
 }
 
 /// A system call that came to something else is what an input has made of it.
@@ -349,16 +354,20 @@ fn part(
     report: &mut Report,
 ) -> Result<(), Trouble> {
     let target = report.builds.a.target.clone();
-    let seen = seen.as_ref().map(streams_of).transpose()?;
-    let apart = match &seen {
-        Some(streams) if unlike.is_some() => first_difference(&streams.a, &streams.b),
-        Some(streams) => {
-            Some(first_difference(&streams.a, &streams.b).ok_or(Trouble::Unfound(parted.chunk))?)
+    // The instructions of whole chunks take much memory: none are kept while both run again.
+    let (apart, at) = match &seen {
+        Some(windows) => {
+            let streams = streams_of(windows)?;
+            let apart = first_difference(&streams.a, &streams.b);
+            if apart.is_none() && unlike.is_none() {
+                return Err(Trouble::Unfound(parted.chunk));
+            }
+            let at = apart.and_then(|at| streams.a.get(at).or(streams.b.get(at)));
+            (apart, at.map(|executed| executed.position))
         }
-        None => None,
+        None => (None, None),
     };
-    let at = seen.as_ref().zip(apart).and_then(|(streams, at)| streams.a.get(at).or(streams.b.get(at)));
-    let zoomed = match zoom::zoom(again, parted, at.map(|executed| executed.position)) {
+    let zoomed = match zoom::zoom(again, parted, at) {
         // A side that dies soon behind can't be asked.
         Err(Trouble::Died { .. }) if seen.is_some() => None,
         Err(Trouble::Died { side, ending, said, .. }) => {
@@ -368,12 +377,12 @@ fn part(
     };
     let (divergence, notes) = match (zoomed, &seen, apart) {
         (Some(zoomed), _, _) => Divergence::zoomed(&target, &streams_of(&zoomed.windows)?, &zoomed),
-        (None, Some(streams), Some(at)) => Divergence::of(&target, streams, at),
-        (None, Some(streams), None) => match &unlike {
-            Some(unlike) => Divergence::of_calls(&target, streams, unlike),
+        (None, Some(windows), Some(at)) => Divergence::of(&target, &streams_of(windows)?, at),
+        (None, Some(windows), None) => match &unlike {
+            Some(unlike) => Divergence::of_calls(&target, &streams_of(windows)?, unlike),
             None => return Err(Trouble::Hidden(parted.chunk)),
         },
-        (None, ..) => return Err(Trouble::Hidden(parted.chunk)),
+        (None, None, _) => return Err(Trouble::Hidden(parted.chunk)),
     };
     report.verdict = Verdict::Different;
     report.compared.instructions = divergence.icount.a;
@@ -397,10 +406,12 @@ fn explained(zoomed: &zoom::Zoomed, seen: Kind, report: &mut Report) -> Result<(
 
 /// The instructions of both sides' windows.
 fn streams_of(windows: &Pair<Vec<Window>>) -> Result<Pair<Vec<Executed<'_>>>, Trouble> {
-    let of = |side| {
-        expand(windows.get(side)).ok_or_else(|| Trouble::Probe(side, "its window makes no sense".to_owned()))
-    };
-    Ok(Pair { a: of(Side::A)?, b: of(Side::B)? })
+    Ok(Pair { a: stream_of(Side::A, &windows.a)?, b: stream_of(Side::B, &windows.b)? })
+}
+
+/// The instructions of one side's windows.
+pub(crate) fn stream_of(side: Side, windows: &[Window]) -> Result<Vec<Executed<'_>>, Trouble> {
+    expand(windows).ok_or_else(|| Trouble::Probe(side, "its window makes no sense".to_owned()))
 }
 
 pub(crate) struct Ride {
@@ -786,16 +797,14 @@ impl Ride {
         Ok(statuses)
     }
 
-    /// The instructions of a chunk, and of the one before.
+    /// The instructions of a chunk, and of the one before, on both sides.
     pub fn windows(&mut self, chunk: u64) -> Result<Pair<Vec<Window>>, Trouble> {
-        let mut windows = Pair { a: Vec::new(), b: Vec::new() };
-        for index in chunk.saturating_sub(1)..=chunk {
-            for side in [Side::A, Side::B] {
-                let window = self.window(side, index)?;
-                windows.get_mut(side).push(window);
-            }
-        }
-        Ok(windows)
+        Ok(Pair { a: self.windows_of(Side::A, chunk)?, b: self.windows_of(Side::B, chunk)? })
+    }
+
+    /// The same on one side.
+    pub fn windows_of(&mut self, side: Side, chunk: u64) -> Result<Vec<Window>, Trouble> {
+        (chunk.saturating_sub(1)..=chunk).map(|index| self.window(side, index)).collect()
     }
 
     pub fn window(&mut self, side: Side, index: u64) -> Result<Window, Trouble> {

@@ -6,7 +6,8 @@
 //! what is wrong with it. Where it does, the block is what is known for certain, and its instruction is reasoned out.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Seek};
+use std::fs::File;
+use std::io::{self, Read, Seek};
 
 use qemu::build::Mode;
 use trace::message::{CHUNK, FromProbe, Look, Stretch, Window};
@@ -172,10 +173,12 @@ pub(crate) fn closely(
     stretch: Stretch,
     inside: Pair<Vec<u64>>,
 ) -> Result<Close, Trouble> {
-    let files = Pair { a: tempfile::tempfile()?, b: tempfile::tempfile()? };
     // A program sees what its output goes to.
-    let is_program = again.request.builds.a.mode == Mode::User;
-    let mut ride = Ride::start_with(again.request, again.drive, (!is_program).then_some(&files))
+    let files = match again.request.builds.a.mode {
+        Mode::System => Some(Pair { a: tempfile::tempfile()?, b: tempfile::tempfile()? }),
+        Mode::User => None,
+    };
+    let mut ride = Ride::start_with(again.request, again.drive, files.as_ref())
         .map_err(|error| Trouble::Again(Box::new(error)))?;
     let (first_chunk, last) = (stretch.from / CHUNK, stretch.to / CHUNK);
     for side in [Side::A, Side::B] {
@@ -207,12 +210,20 @@ pub(crate) fn closely(
     }
     let steps = std::mem::take(&mut ride.steps);
     let names = std::mem::take(&mut ride.names.a);
-    let mut consoles = Pair { a: Vec::new(), b: Vec::new() };
-    for side in [Side::A, Side::B] {
-        let mut file = files.get(side);
-        file.rewind()?;
-        file.take(CONSOLE).read_to_end(consoles.get_mut(side))?;
-    }
-    let console = Difference::on_console(&steps.a, &consoles);
+    let console = match &files {
+        Some(files) => {
+            let consoles = Pair { a: written(&files.a)?, b: written(&files.b)? };
+            Difference::on_console(&steps.a, &consoles)
+        }
+        None => None,
+    };
     Ok(Close { compared: first(&steps, stretch), console, names, windows })
+}
+
+/// What a console's file has, from its beginning.
+fn written(mut file: &File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.take(CONSOLE).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
