@@ -92,11 +92,11 @@ extern "C" fn accessed(_: c_uint, info: u32, address: u64, tag: *mut c_void) {
 fn note(tag: Tag, address: u64, shift: u32, value: u64) {
     // SAFETY: as in `accessed`.
     let hot = unsafe { &mut *HOT.0.get() };
-    let access = Access::new(tag, hot.recent.filled(), address, shift, value);
+    let entry = hot.recent.filled();
     if tag.block() != hot.running {
-        note_again(access);
-    } else if !hot.accesses.push(access) {
-        make_room(access);
+        note_again(tag, address, shift, value);
+    } else if !hot.accesses.push(Access::new(tag, entry, address, shift, value)) {
+        make_room(tag, address, shift, value);
     }
 }
 
@@ -127,13 +127,13 @@ fn note_both(tag: Tag, address: u64, low: u64, high: u64) {
 /// accesses (`CF_MEMI_ONLY` in accel/tcg/translate-all.c, 7.2 and 10.0): it is the last that started in the running one.
 #[cold]
 #[inline(never)]
-fn note_again(access: Access) {
+fn note_again(tag: Tag, address: u64, shift: u32, value: u64) {
     guarded(|probe, hot| {
         probe.session.settle(&mut hot.recent, &mut hot.accesses)?;
         let started = hot.started(probe.session.running());
         let number = u16::try_from(started.saturating_sub(1)).unwrap_or(u16::MAX);
         hot.accesses.grow();
-        hot.accesses.push(access.of_running().made_by(number));
+        hot.accesses.push(Access::new(tag, 0, address, shift, value).made_by(number));
         Ok(())
     });
 }
@@ -141,12 +141,12 @@ fn note_again(access: Access) {
 /// Takes in what is noted, and notes this.
 #[cold]
 #[inline(never)]
-fn make_room(access: Access) {
+fn make_room(tag: Tag, address: u64, shift: u32, value: u64) {
     settled();
     guarded(|probe, hot| {
         probe.session.settle(&mut hot.recent, &mut hot.accesses)?;
         hot.accesses.grow();
-        hot.accesses.push(access.of_running());
+        hot.accesses.push(Access::new(tag, 0, address, shift, value));
         Ok(())
     });
 }
