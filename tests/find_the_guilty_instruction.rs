@@ -20,17 +20,35 @@ fn ride(fault: &corpus::faults::Fault) -> Value {
     report
 }
 
-/// The stage is named where both builds make something
-/// else of the block.
+/// How many instructions are executed before the guilty one: not by a ride, but by a replay of a recording.
+fn before(place: &Place, fault: &corpus::faults::Fault) -> u64 {
+    let recording = format!("{}.tdm", fault.guest);
+    if !place.path(&recording).exists() {
+        let good = corpus::faults::good().unwrap().display().to_string();
+        let line = ["record", "--time", "virtual", "-o", &recording, "--", &good].map(str::to_owned);
+        place.run(&[line.to_vec(), fault.arguments().unwrap()].concat()).ends_with(0);
+    }
+    let moment = format!("pc:{:x}#{}", fault.address().unwrap(), fault.nth);
+    place.run(&["replay", &recording, "--at", &moment, "--format", "json"]).ends_with(0).json()["instruction"]
+        .as_u64()
+        .unwrap()
+}
+
+/// The stage is named where both builds make something else of the block.
 #[test]
 fn each_fault_is_laid_at_the_right_instruction_and_stage() {
     let mut wrong = Vec::new();
+    let place = Place::new();
     for fault in corpus::faults::faults() {
         let report = ride(&fault);
         let divergence = &report["divergence"];
         let wanted = format!("{:#x}", fault.address().unwrap());
         if divergence["pc"]["a"] != wanted.as_str() {
             wrong.push(format!("{}: {wanted} is guilty, and it says {}", fault.name, report["summary"]));
+        }
+        let wanted = before(&place, &fault);
+        if divergence["icount"]["a"] != wanted {
+            wrong.push(format!("{}: it is icount {wanted}, and it says {}", fault.name, report["summary"]));
         }
         let stage = match fault.stage.name() {
             "helper" | "device" => "none",
