@@ -141,6 +141,9 @@ pub struct Comparator {
     slack: u64,
     /// The position of the last sample that is equal.
     sampled: u64,
+    /// That sample, and those that are not.
+    alike: Option<Sample>,
+    unequal: Option<Pair<Sample>>,
     /// Whether the guests are user programs, which end at one and the same instruction.
     is_program: bool,
     /// A user program's system calls.
@@ -191,6 +194,12 @@ impl Comparator {
     #[must_use]
     pub fn seen(&self) -> Pair<u64> {
         self.seen
+    }
+
+    /// The last sample that is equal, and the first ones that are not, where they part by samples.
+    #[must_use]
+    pub fn samples(&self) -> Option<(Sample, Pair<Sample>)> {
+        Some((self.alike?, self.unequal?))
     }
 
     fn see(&mut self, a: &[u64], b: &[u64]) {
@@ -268,10 +277,12 @@ impl Comparator {
                     [sample.position, sample.registers.unwrap_or(0), stores, loads]
                 };
                 self.see(&words(ours), &words(theirs));
+                self.unequal = Some(Pair { a: ours, b: theirs });
                 let after = self.sampled.max(self.equal * CHUNK);
                 return Some(Parted { chunk: at / CHUNK, after, before: at, flow: false });
             }
             self.sampled = at;
+            self.alike = Some(ours);
         }
         None
     }

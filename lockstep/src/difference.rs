@@ -3,7 +3,8 @@
 //! Each side tells its steps: where its blocks begin, with the registers there, and what the instructions between did to
 //! memory. Builds cut blocks differently, so only positions that both have a step at are compared.
 
-use trace::message::{Accessed, Step, Stretch};
+use trace::look::State;
+use trace::message::{Accessed, Sample, Step, Stretch};
 
 use crate::comparator::{Pair, Side};
 
@@ -115,6 +116,39 @@ pub fn first(steps: &Pair<Vec<Step>>, stretch: Stretch) -> Compared {
     }
 }
 
+/// Whether `steps` begin with what the sample `from` shows and come to what `to` shows: whether they are of the run in which both
+/// were taken. `loads`: whether samples tell of what was read.
+#[must_use]
+pub fn leads(steps: &[Step], from: &Sample, to: &Sample, loads: bool) -> bool {
+    let mut track = Track::of(steps);
+    let registers = |track: &Track| {
+        let mut state = State::default();
+        for register in &track.registers {
+            state.bytes.extend(register);
+            state.ends.push(state.bytes.len());
+        }
+        state.digest()
+    };
+    let at = |track: &Track| track.at.map(|(position, _)| position);
+    if !track.go_on() || at(&track) != Some(from.position) || registers(&track) != from.registers {
+        return false;
+    }
+    track.accesses.clear();
+    while at(&track).is_some_and(|position| position < to.position) {
+        if !track.go_on() {
+            return false;
+        }
+    }
+    let mut memory = from.memory;
+    for access in &track.accesses {
+        memory.take_in_told(access);
+    }
+    at(&track) == Some(to.position)
+        && registers(&track) == to.registers
+        && memory.stores == to.memory.stores
+        && (!loads || memory.loads == to.memory.loads)
+}
+
 /// The first accesses of two lists that differ.
 fn first_access(a: &[Accessed], b: &[Accessed]) -> Option<Pair<Option<Accessed>>> {
     let place = a.iter().zip(b).position(|(a, b)| a != b);
@@ -166,6 +200,8 @@ impl Difference {
 
 #[cfg(test)]
 mod tests {
+    use trace::access::Memory;
+
     use super::*;
 
     const ALL: Stretch = Stretch { from: 0, to: 1000 };
@@ -238,6 +274,41 @@ mod tests {
         assert_eq!(found.what, What::Console(Pair { a: Some(b'd'), b: Some(b'X') }));
         assert_eq!(Difference::on_console(&steps, &consoles(b"abcd")), None);
         assert_eq!(Difference::on_console(&steps[1..], &consoles(b"Xbcd")), None, "it was written before");
+    }
+
+    #[test]
+    fn steps_are_of_a_run_where_they_lead_from_one_of_its_samples_to_the_next() {
+        let memory = |stored: &[(u64, u64)]| {
+            let mut memory = Memory { stores: 77, loads: 0 };
+            for access in &step(0, 0, stored).accesses {
+                memory.take_in_told(access);
+            }
+            memory
+        };
+        let sample = |position, value: u8, stored: &[(u64, u64)]| Sample {
+            position,
+            registers: State { bytes: vec![value], ends: vec![1] }.digest(),
+            memory: memory(stored),
+        };
+        let (from, to) = (sample(10, 1, &[]), sample(20, 3, &[(12, 7), (15, 8)]));
+        // What the block before has done is behind the first sample.
+        let steps = [
+            step(10, 1, &[(9, 5)]),
+            step(14, 2, &[(12, 7)]),
+            step(20, 3, &[(15, 8)]),
+            step(30, 4, &[(25, 1)]),
+        ];
+        assert!(leads(&steps, &from, &to, false));
+        assert!(
+            !leads(&steps, &from, &sample(20, 3, &[(12, 7), (15, 9)]), false),
+            "another value was stored"
+        );
+        assert!(!leads(&steps, &from, &sample(20, 4, &[(12, 7), (15, 8)]), false), "another register");
+        assert!(!leads(&steps, &from, &Sample { position: 21, ..to }, false), "no step is there");
+        assert!(!leads(&steps, &sample(10, 2, &[]), &to, false), "it began in another way");
+        assert!(!leads(&steps[..2], &from, &to, false), "it does not come so far");
+        let read = Sample { memory: Memory { loads: 5, ..to.memory }, ..to };
+        assert!(leads(&steps, &from, &read, false) && !leads(&steps, &from, &read, true));
     }
 
     #[test]

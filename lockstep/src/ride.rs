@@ -16,7 +16,7 @@ use recorder::reader::Reader;
 use replayer::death::Death;
 use replayer::source::{self, Source};
 use replayer::verify::console_difference;
-use trace::message::{CHUNK, Call, FromProbe, Look, Point, Step, ToProbe, Watch, Window};
+use trace::message::{CHUNK, Call, FromProbe, Look, Point, Sample, Step, ToProbe, Watch, Window};
 
 use crate::broken::Broken;
 use crate::calls::{self, Input};
@@ -231,6 +231,7 @@ fn decide(
         Order::Parted(parted) => {
             report.compared.chunks = parted.chunk;
             let (at, unlike) = (ride.comparator.seen(), ride.comparator.unlike());
+            let samples = ride.comparator.samples();
             let seen = if parted.flow || unlike.is_some() { Some(ride.windows(parted.chunk)?) } else { None };
             // Two QEMUs at a time are enough.
             ride.kill();
@@ -245,7 +246,7 @@ fn decide(
                     Cause::Input(input) => return Err(varies(input, report)),
                 }
             }
-            part(&again, parted, seen, unlike, report)
+            part(&again, parted, seen, (unlike, samples), report)
         }
         // Live nothing is waited for that the other side does not wait for too.
         Order::Ended { side, at } if ride.stalled && drive.sources.is_empty() => {
@@ -345,12 +346,12 @@ fn after_an_input(
 }
 
 /// Finds the instruction at which two runs part. `seen`: the instructions of the chunk in which theirs differ, or user
-/// programs' system calls, which are `unlike`.
+/// programs' system calls, which are `unlike`; `samples`: the last that were equal and the first that were not.
 fn part(
     again: &zoom::Again,
     parted: Parted,
     seen: Option<Pair<Vec<Window>>>,
-    unlike: Option<Pair<Call>>,
+    (unlike, samples): (Option<Pair<Call>>, Option<(Sample, Pair<Sample>)>),
     report: &mut Report,
 ) -> Result<(), Trouble> {
     let target = report.builds.a.target.clone();
@@ -367,7 +368,11 @@ fn part(
         }
         None => (None, None),
     };
-    let zoomed = match zoom::zoom(again, parted, at) {
+    let zoomed = zoom::at_once(again, parted, at, samples).and_then(|zoomed| match zoomed {
+        None => zoom::zoom(again, parted, at),
+        zoomed => Ok(zoomed),
+    });
+    let zoomed = match zoomed {
         // A side that dies soon behind can't be asked.
         Err(Trouble::Died { .. }) if seen.is_some() => None,
         Err(Trouble::Died { side, ending, said, .. }) => {
@@ -405,7 +410,7 @@ fn explained(zoomed: &zoom::Zoomed, seen: Kind, report: &mut Report) -> Result<(
 }
 
 /// The instructions of both sides' windows.
-fn streams_of(windows: &Pair<Vec<Window>>) -> Result<Pair<Vec<Executed<'_>>>, Trouble> {
+pub(crate) fn streams_of(windows: &Pair<Vec<Window>>) -> Result<Pair<Vec<Executed<'_>>>, Trouble> {
     Ok(Pair { a: stream_of(Side::A, &windows.a)?, b: stream_of(Side::B, &windows.b)? })
 }
 

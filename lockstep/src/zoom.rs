@@ -4,19 +4,22 @@
 //! beginning in the stretch between the last place where all was equal and the first where it was not. That gives the
 //! block. Then a third time, with each instruction of that block looked at: this changes the block's code, and so may hide
 //! what is wrong with it. Where it does, the block is what is known for certain, and its instruction is reasoned out.
+//!
+//! Of long runs both are made one, where that shows the same.
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 
 use qemu::build::Mode;
-use trace::message::{CHUNK, FromProbe, Look, Stretch, Window};
+use trace::message::{CHUNK, FromProbe, Look, Sample, Step, Stretch, Window};
 
 use crate::comparator::{Order, Pair, Parted, Side};
 use crate::depth;
-use crate::difference::{Compared, Difference, What, first};
+use crate::difference::{Compared, Difference, What, first, leads};
 use crate::drive::Drive;
-use crate::ride::{Request, Ride, Trouble};
+use crate::expansion::first_difference;
+use crate::ride::{Request, Ride, Trouble, streams_of};
 
 /// What it takes to run both once more.
 #[derive(Clone, Copy)]
@@ -49,6 +52,7 @@ pub(crate) struct Close {
     pub console: Option<Difference>,
     pub names: Vec<String>,
     pub windows: Pair<Vec<Window>>,
+    pub steps: Pair<Vec<Step>>,
 }
 
 /// The most instructions that a block has (`TCG_MAX_INSNS` in include/tcg/tcg.h).
@@ -104,6 +108,52 @@ pub(crate) fn zoom(again: &Again, parted: Parted, at: Option<u64>) -> Result<Opt
         }
     }
     Ok(None)
+}
+
+/// From where on a run is so long that running both a third time is worth avoiding: instructions.
+const LONG: u64 = 1 << 28;
+
+/// From which level of the plugin interface on a plugin can't have all be translated anew.
+const NOT_ANEW: i32 = 7;
+
+/// The same as [`zoom`] in one run instead of two: all is translated anew shortly before the stretch, with each instruction
+/// looked at. What that changes may hide something, so what it finds counts only where this is the run that the sweep
+/// saw: where it leads from the last equal samples to the unequal ones, or to the same other instruction. `samples`: those, where
+/// they parted by them.
+///
+/// # Errors
+/// Where a run fails.
+pub(crate) fn at_once(
+    again: &Again,
+    parted: Parted,
+    at: Option<u64>,
+    samples: Option<(Sample, Pair<Sample>)>,
+) -> Result<Option<Zoomed>, Trouble> {
+    let able = again.levels.a < NOT_ANEW && again.levels.b < NOT_ANEW;
+    if !able || !again.look.registers || again.request.builds.a.mode == Mode::User || parted.after < LONG {
+        return Ok(None);
+    }
+    let from = samples.map_or(parted.after, |(alike, _)| alike.position.min(parted.after));
+    let to = at.map_or(parted.before, |at| at.min(parted.before)) + BLOCK;
+    let look = Look { loads: true, anew: true, ..again.look.clone() };
+    let close = closely(again, &look, Stretch { from, to }, Pair::default())?;
+    let Compared::Found(difference) = close.compared else { return Ok(None) };
+    let shown = samples.is_some_and(|(alike, unequal)| {
+        let leads = |side| leads(close.steps.get(side), &alike, unequal.get(side), again.look.loads);
+        leads(Side::A) && leads(Side::B)
+    });
+    if difference.to != difference.from + 1 || !(shown || at.is_some() && flow_parts(&close.windows)? == at) {
+        return Ok(None);
+    }
+    let Close { names, windows, .. } = close;
+    Ok(Some(Zoomed { difference: *difference, inside: None, names, values: look.values, windows }))
+}
+
+/// The position of the first instruction that is another one.
+fn flow_parts(windows: &Pair<Vec<Window>>) -> Result<Option<u64>, Trouble> {
+    let streams = streams_of(windows)?;
+    let apart = first_difference(&streams.a, &streams.b);
+    Ok(apart.and_then(|at| streams.a.get(at).or(streams.b.get(at))).map(|executed| executed.position))
 }
 
 /// Looks at each instruction of the blocks in which a difference comes about.
@@ -217,7 +267,7 @@ pub(crate) fn closely(
         }
         None => None,
     };
-    Ok(Close { compared: first(&steps, stretch), console, names, windows })
+    Ok(Close { compared: first(&steps, stretch), console, names, windows, steps })
 }
 
 /// What a console's file has, from its beginning.

@@ -40,6 +40,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence};
 use std::time::Duration;
 
 use trace::access::Accesses;
+use trace::again::Successor;
 use trace::block::{Block, Code, Entry};
 use trace::codec;
 use trace::look::State;
@@ -182,10 +183,13 @@ struct Qemu {
     register_insn_exec: extern "C" fn(Handle, extern "C" fn(c_uint, *mut c_void), c_int, *mut c_void),
     /// Of a user program's instructions.
     lies: Option<syscalls::Lies>,
+    /// Up to API 6.
+    reset: Option<extern "C" fn(PluginId, extern "C" fn(PluginId))>,
 }
 
 /// The probe's state: set up by `qemu_plugin_install`, then used by one callback at a time.
 struct Probe {
+    id: PluginId,
     qemu: Qemu,
     session: Session,
     scoreboard: Handle,
@@ -195,6 +199,8 @@ struct Probe {
     watching: Watching,
     /// Where they are read.
     registers: Option<Registers>,
+    /// Whether each instruction of what is translated is looked at.
+    is_anew: bool,
     dead: bool,
 }
 
@@ -216,6 +222,8 @@ struct Hot {
     aside: Option<u64>,
     /// How many instructions may be entered before a block's beginning is looked at; not counted where none is.
     room: u64,
+    /// Whether the guest is looked at closely.
+    is_close: bool,
     /// Whether the counter is a running total (else it is set anew in each block).
     running_total: bool,
 }
@@ -235,6 +243,7 @@ static HOT: Shared<Hot> = Shared(UnsafeCell::new(Hot {
     telling: Telling::NOTHING,
     aside: None,
     room: 0,
+    is_close: false,
     running_total: false,
 }));
 /// How often what the guest entered was taken in, for the waking thread.
@@ -325,6 +334,7 @@ impl Qemu {
             scoreboard_new: if level < 2 { None } else { Some(function(c"qemu_plugin_scoreboard_new")?) },
             register_insn_exec: function(c"qemu_plugin_register_vcpu_insn_exec_cb")?,
             lies: if system { None } else { Some(syscalls::lies()?) },
+            reset: if level < 7 { Some(function(c"qemu_plugin_reset")?) } else { None },
         })
     }
 
@@ -521,7 +531,7 @@ extern "C" fn vcpu_init(vcpu: c_uint, _: *mut c_void) {
 
 extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
     guarded(|probe, hot| {
-        let Probe { qemu, watching, session, code, handles, .. } = probe;
+        let Probe { qemu, watching, session, code, handles, is_anew, .. } = probe;
         hot.look_at_next();
         handles.clear();
         handles.extend((0..(qemu.tb_n_insns)(tb)).map(|i| (qemu.tb_get_insn)(tb, i)));
@@ -551,10 +561,16 @@ extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
         let flags = if look.registers { CB_R_REGS } else { CB_NO_REGS };
         (qemu.register_tb_exec)(tb, entered, flags, std::ptr::without_provenance_mut(entry));
         let (stores, loads) = (look.stores, look.loads);
+        let closely = look.closely.is_some() && look.spacing == 0;
+        // Whether an instruction starts again may be told by what it has stored, everywhere.
+        let telling = (block.successor() == Successor::ItselfHavingStored).then(|| block.count() - 1);
         for ((&insn, (_, bytes)), number) in handles.iter().zip(code.pieces()).zip(0..) {
             if !(stores || loads) || !session.may_access(bytes) {
                 continue;
             }
+            let everywhere = *watching;
+            let watching =
+                if closely && telling != Some(u32::from(number)) { everywhere.closely() } else { everywhere };
             if stores {
                 watching.watch(insn, block.id(), number, true);
             }
@@ -562,7 +578,7 @@ extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
                 watching.watch(insn, block.id(), number, false);
             }
         }
-        if look.inside.contains(&block.begin()) {
+        if *is_anew || look.inside.contains(&block.begin()) {
             for (&insn, number) in handles.iter().zip(0_usize..).skip(1) {
                 let number = std::ptr::without_provenance_mut(number);
                 (qemu.register_insn_exec)(insn, insn_inside, flags, number);
@@ -652,7 +668,7 @@ extern "C" fn entered(entry: u64) {
     dying::on_the_vcpu();
     settled();
     guarded(|probe, hot| {
-        let Probe { session, registers, .. } = probe;
+        let Probe { id, qemu, session, registers, .. } = probe;
         session.settle(&mut hot.recent, &mut hot.accesses)?;
         let started = hot.started(session.running());
         session.entered(entry.block(), started, &mut hot.accesses)?;
@@ -664,8 +680,24 @@ extern "C" fn entered(entry: u64) {
             let state = registers.as_mut().map_or(&nothing, Registers::read);
             let written = if session.looking().look().closely.is_some() { written() } else { 0 };
             session.look(state, written)?;
+            hot.is_close = session.looking().is_close();
+            if session.begins_anew()
+                && let Some(reset) = qemu.reset
+            {
+                reset(*id, anew);
+            }
         }
         hot.room = session.looking().room(position).saturating_sub(entry.count());
+        Ok(())
+    });
+}
+
+/// QEMU has forgotten all that it has translated, and all callbacks. The vCPU's thread is in no block.
+extern "C" fn anew(id: PluginId) {
+    guarded(|probe, hot| {
+        probe.is_anew = true;
+        hot.look_at_next();
+        probe.qemu.callbacks.register(id);
         Ok(())
     });
 }
@@ -863,6 +895,7 @@ fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(),
     let (watching, telling) = Watching::find(look.values)?;
     let accesses = if look.stores || look.loads { Accesses::with_room() } else { Accesses::NONE };
     let probe = Probe {
+        id,
         qemu,
         session,
         scoreboard,
@@ -870,6 +903,7 @@ fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(),
         handles: Vec::new(),
         watching,
         registers: None,
+        is_anew: false,
         dead: false,
     };
     // SAFETY: no callback is registered yet, so nobody else looks at `PROBE` and `HOT`.

@@ -169,6 +169,11 @@ impl Session {
         &self.looking
     }
 
+    /// Whether all blocks are to be translated anew, here: once.
+    pub(crate) fn begins_anew(&mut self) -> bool {
+        self.looking.begins_anew(self.stream.end().position)
+    }
+
     /// Where the running block begins.
     pub(crate) fn position(&self) -> u64 {
         self.stream.end().position

@@ -10,6 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::digest::append;
+use crate::message::Accessed;
 
 /// Digests of what was written and of what was read. Both stay 0 where nobody looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -115,11 +116,11 @@ impl Access {
     pub fn is_store(&self) -> bool {
         self.tag.is_store()
     }
+}
 
-    /// What stands for it in the digest.
-    fn identity(&self) -> u64 {
-        (self.address ^ self.shift() << 58).wrapping_mul(0xd6e8_feb8_6659_fd93) ^ self.value
-    }
+/// What stands for an access in the digest.
+fn identity(address: u64, shift: u64, value: u64) -> u64 {
+    (address ^ shift << 58).wrapping_mul(0xd6e8_feb8_6659_fd93) ^ value
 }
 
 impl Memory {
@@ -127,13 +128,20 @@ impl Memory {
     pub fn take_in(&mut self, accesses: &[Access]) {
         let Memory { mut stores, mut loads } = *self;
         for access in accesses {
+            let identity = identity(access.address, access.shift(), access.value);
             if access.is_store() {
-                stores = append(stores, access.identity());
+                stores = append(stores, identity);
             } else {
-                loads = append(loads, access.identity());
+                loads = append(loads, identity);
             }
         }
         *self = Memory { stores, loads };
+    }
+
+    /// The same of one that was told.
+    pub fn take_in_told(&mut self, told: &Accessed) {
+        let digest = if told.is_store { &mut self.stores } else { &mut self.loads };
+        *digest = append(*digest, identity(told.address, told.size.trailing_zeros().into(), told.value));
     }
 }
 
@@ -208,6 +216,7 @@ impl Accesses {
 #[cfg(test)]
 mod tests {
     use super::{Access, Accesses, Memory, Tag};
+    use crate::message::Accessed;
 
     #[test]
     fn an_access_is_what_it_was_made_of() {
@@ -241,6 +250,12 @@ mod tests {
         }
         let elsewhere = Access::new(Tag::of(8, 9, true), 5, 0x1004, 2, 8);
         assert_eq!(of(&[a, elsewhere]), both, "how blocks are cut does not count");
+        let mut told = Memory::default();
+        for access in [a, b] {
+            let Access { address, value, .. } = access;
+            told.take_in_told(&Accessed { position: 5, address, size: access.size(), is_store: true, value });
+        }
+        assert_eq!(told, both);
     }
 
     #[test]

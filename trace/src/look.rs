@@ -13,6 +13,9 @@ use crate::message::{Accessed, Look, Sample, Step};
 /// How many steps are told at once.
 const STEPS: usize = 1024;
 
+/// How many instructions before a stretch all blocks are translated anew: QEMU does so when it has left the running one.
+const AHEAD: u64 = 4096;
+
 /// All registers, one behind the other; nothing where they are not read.
 #[derive(Debug, Default)]
 pub struct State {
@@ -22,7 +25,9 @@ pub struct State {
 }
 
 impl State {
-    fn digest(&self) -> Option<u64> {
+    /// What stands for them in a sample; `None` where they are not read.
+    #[must_use]
+    pub fn digest(&self) -> Option<u64> {
         let (words, rest) = self.bytes.as_chunks();
         let digest = words.iter().fold(0, |digest, &word| append(digest, u64::from_le_bytes(word)));
         let digest = rest.iter().fold(digest, |digest, &byte| append(digest, byte.into()));
@@ -54,6 +59,8 @@ pub struct Looking {
     /// Whether the stretch that is looked at closely has begun, and whether it has ended.
     begun: bool,
     over: bool,
+    /// Where all blocks are to be translated anew, until they are.
+    anew: Option<u64>,
 }
 
 impl Looking {
@@ -69,7 +76,13 @@ impl Looking {
             made: 0,
             begun: false,
             over: false,
+            anew: None,
         };
+        looking.anew = looking
+            .look
+            .closely
+            .filter(|_| looking.look.anew)
+            .map(|closely| closely.from.saturating_sub(AHEAD));
         looking.due = match looking.look.closely {
             Some(closely) if closely.from == 0 => 0,
             _ => looking.next(0),
@@ -88,7 +101,9 @@ impl Looking {
             spacing => (position / spacing + 1) * spacing,
         };
         match self.look.closely {
-            Some(closely) if position < closely.from => spaced.min(closely.from),
+            Some(closely) if position < closely.from => {
+                spaced.min(self.anew.filter(|&anew| anew > position).unwrap_or(closely.from))
+            }
             Some(closely) if position < closely.to => position + 1,
             _ => spaced,
         }
@@ -106,6 +121,11 @@ impl Looking {
     /// How many instructions may be entered, from `position` on, before a block's beginning is to be looked at.
     pub fn room(&self, position: u64) -> u64 {
         if self.is_again(position) { 0 } else { self.due.saturating_sub(position) }
+    }
+
+    /// Whether all blocks are to be translated anew, at `position`: once.
+    pub fn begins_anew(&mut self, position: u64) -> bool {
+        self.anew.take_if(|anew| position >= *anew).is_some()
     }
 
     /// Whether the stretch that is looked at closely has begun and not ended.
@@ -231,6 +251,20 @@ mod tests {
         assert_eq!(samples.iter().map(|sample| sample.position).collect::<Vec<_>>(), [105]);
         let last = looking.last_samples();
         assert_eq!((last.len(), last[0].position, last[0].registers), (1, 210, samples[0].registers));
+    }
+
+    #[test]
+    fn blocks_are_translated_anew_once_before_the_stretch() {
+        let closely = Some(Stretch { from: 10_000, to: 20_000 });
+        let mut looking = Looking::new(Look { closely, anew: true, ..Look::default() });
+        let due = 10_000 - super::AHEAD;
+        assert!(!looking.is_due(due - 1) && looking.is_due(due + 3));
+        assert!(
+            !looking.begins_anew(due - 1) && looking.begins_anew(due + 3) && !looking.begins_anew(due + 3)
+        );
+        looking.take(due + 3, 0, Memory::default(), &state(&[1]), 0);
+        assert!(!looking.is_due(9_999) && looking.is_due(10_000));
+        assert_eq!(looking.steps(), None);
     }
 
     #[test]

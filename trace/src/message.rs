@@ -14,7 +14,7 @@ use crate::access::Memory;
 use crate::block::Instruction;
 
 /// Changes with every change of these messages: a probe and a host of two releases must not talk.
-pub const PROTOCOL: u32 = 8;
+pub const PROTOCOL: u32 = 9;
 
 /// The environment variable in which the host names the level of QEMU's plugin interface, where only QEMU's version
 /// tells it.
@@ -123,6 +123,8 @@ pub struct Look {
     pub closely: Option<Stretch>,
     /// In blocks that begin at these addresses each instruction is one, there.
     pub inside: Vec<u64>,
+    /// Before that stretch all blocks are translated anew, and in the new ones each instruction is a step.
+    pub anew: bool,
     /// What system calls do, by their numbers, as far as it has to be known.
     pub calls: Vec<(i64, Does)>,
 }

@@ -26,6 +26,8 @@ type Callback = extern "C" fn(c_uint, u32, u64, *mut c_void);
 pub(super) struct Watching {
     register: extern "C" fn(Handle, Callback, c_int, c_int, *mut c_void),
     callback: Callback,
+    /// The same for what counts only where the guest is looked at closely.
+    closely: Callback,
 }
 
 /// QEMU's functions that tell of an access, for the callbacks.
@@ -62,7 +64,14 @@ impl Watching {
             telling.shift = function(c"qemu_plugin_mem_size_shift")?;
             telling.is_store = function(c"qemu_plugin_mem_is_store")?;
         }
-        Ok((Watching { register, callback: if values { accessed } else { touched } }, telling))
+        let (callback, closely): (Callback, Callback) =
+            if values { (accessed, accessed_closely) } else { (touched, touched_closely) };
+        Ok((Watching { register, callback, closely }, telling))
+    }
+
+    /// Those that count only where the guest is looked at closely.
+    pub(super) fn closely(self) -> Self {
+        Watching { callback: self.closely, ..self }
     }
 
     /// Has the accesses told of an instruction, the `number`th of a block.
@@ -86,6 +95,25 @@ extern "C" fn accessed(_: c_uint, info: u32, address: u64, tag: *mut c_void) {
         return;
     };
     note(tag, address, shift, low & kept);
+}
+
+/// The same far from where the guest is looked at closely: most of a run.
+extern "C" fn accessed_closely(vcpu: c_uint, info: u32, address: u64, tag: *mut c_void) {
+    if is_close() {
+        accessed(vcpu, info, address, tag);
+    }
+}
+
+extern "C" fn touched_closely(vcpu: c_uint, info: u32, address: u64, tag: *mut c_void) {
+    if is_close() {
+        touched(vcpu, info, address, tag);
+    }
+}
+
+#[inline]
+fn is_close() -> bool {
+    // SAFETY: as in `accessed`.
+    unsafe { (*HOT.0.get()).is_close }
 }
 
 #[inline]
