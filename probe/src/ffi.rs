@@ -662,8 +662,7 @@ extern "C" fn entered(entry: u64) {
         if session.looking().is_due(position) {
             let nothing = State::default();
             let state = registers.as_mut().map_or(&nothing, Registers::read);
-            let written = if session.looking().look().closely.is_some() { written() } else { 0 };
-            session.look(state, written)?;
+            session.look(state, written())?;
         }
         hot.room = session.looking().room(position).saturating_sub(entry.count());
         Ok(())
@@ -851,6 +850,8 @@ fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(),
     let asking = host_socket(arguments, "asking=")?;
     let waking = host_socket(arguments, "waking=")?;
     if system {
+        // Before the host is told that it may ask.
+        dying::tell_from_now_on();
         flush_from_now_on();
     }
     // SAFETY: `target_name` is a C string of QEMU's, alive during the call.
@@ -885,9 +886,7 @@ fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(),
         wake_from_now_on(waking);
     }
     qemu.callbacks.register(id);
-    if system {
-        dying::tell_from_now_on();
-    } else {
+    if !system {
         // Where a signal would end QEMU, it is QEMU that handles it here.
         syscalls::tell_from_now_on(id, level)?;
     }

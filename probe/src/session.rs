@@ -61,13 +61,16 @@ impl Session {
         system: bool,
     ) -> Result<Self, Trouble> {
         let mut host = host;
-        let table = Table::of(&target);
+        let mut table = Table::of(&target);
         let pid = std::process::id();
         codec::write(&mut host, &FromProbe::Hello { protocol: PROTOCOL, plugin_api, target, system, pid })?;
         match codec::read(&mut host)? {
             Some(ToProbe::Go { credit, from, watch, keeps, look }) => {
                 let stream = Stream::at(from, keeps as usize);
                 let stream = if look.stores && look.again { stream.with_stores() } else { stream };
+                if look.each {
+                    table = table.with_each();
+                }
                 let calls = (!system).then(|| Calls::new(&look.calls));
                 let looking = Looking::new(look);
                 Ok(Session { host, table, stream, credit, watch, seen: 0, last: None, looking, calls })

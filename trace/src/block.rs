@@ -265,6 +265,8 @@ fn marks(code: &Code) -> Vec<u16> {
 pub struct Table {
     /// Whether the guest is an x86.
     x86: bool,
+    /// Whether each instruction is marked.
+    each: bool,
     blocks: Vec<&'static Block>,
     /// The digest of each block by itself, side by side for those who go through many.
     digests: Vec<u64>,
@@ -280,12 +282,19 @@ impl Table {
     pub fn of(target: &str) -> Self {
         Table {
             x86: ["x86_64", "i386"].contains(&target),
+            each: false,
             blocks: Vec::new(),
             digests: Vec::new(),
             by_content: HashMap::new(),
             before: Vec::new(),
             hasher: RandomState::new(),
         }
+    }
+
+    /// The same with each instruction marked.
+    #[must_use]
+    pub fn with_each(self) -> Self {
+        Table { each: true, ..self }
     }
 
     /// The block with these instructions: the one already there, or a new one.
@@ -302,7 +311,7 @@ impl Table {
         }
         let id = u32::try_from(self.blocks.len()).expect("fewer than 2^32 distinct blocks");
         let count = u16::try_from(code.addresses.len()).expect("QEMU's blocks have at most 512 instructions");
-        let marks = if self.x86 { marks(code) } else { (1..=count).collect() };
+        let marks = if self.x86 && !self.each { marks(code) } else { (1..=count).collect() };
         let last = code.pieces().last().map_or(Successor::Itself, |(_, bytes)| {
             if self.x86 { successor(bytes) } else { Successor::Itself }
         });
