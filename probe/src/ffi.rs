@@ -40,6 +40,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence};
 use std::time::Duration;
 
 use trace::access::Accesses;
+use trace::again::Successor;
 use trace::block::{Block, Code, Entry};
 use trace::codec;
 use trace::look::State;
@@ -540,8 +541,10 @@ extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
         let block = session.translated(code);
         let entry = usize::try_from(block.entry().packed()).expect("a 64-bit host");
         let look = session.looking().look();
-        let samples = look.spacing > 0 || look.closely.is_some();
+        // With samples it is known at each access which block runs.
+        let samples = look.spacing > 0 || look.closely.is_some() || look.again;
         let entered = match (hot.running_total, samples) {
+            _ if session.is_counted_apart(block) => block_entered_apart,
             (true, true) => block_entered::<true, true>,
             (true, false) => block_entered::<true, false>,
             (false, true) => block_entered::<false, true>,
@@ -551,11 +554,13 @@ extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
         let flags = if look.registers { CB_R_REGS } else { CB_NO_REGS };
         (qemu.register_tb_exec)(tb, entered, flags, std::ptr::without_provenance_mut(entry));
         let (stores, loads) = (look.stores, look.loads);
+        let again = look.again && block.successor() == Successor::ItselfHavingStored;
         for ((&insn, (_, bytes)), number) in handles.iter().zip(code.pieces()).zip(0..) {
-            if !(stores || loads) || !session.may_access(bytes) {
+            let tells_again = again && usize::from(number) + 1 == handles.len();
+            if !(stores || loads || tells_again) || !session.may_access(bytes) {
                 continue;
             }
-            if stores {
+            if stores || tells_again {
                 watching.watch(insn, block.id(), number, true);
             }
             if loads {
@@ -638,6 +643,13 @@ extern "C" fn block_entered<const TOTAL: bool, const SAMPLED: bool>(_: c_uint, e
     }
 }
 
+/// The same for a block whose end only the next one tells.
+extern "C" fn block_entered_apart(_: c_uint, entry: *mut c_void) {
+    entered(entry.addr() as u64);
+    // SAFETY: one user at a time; see the module's invariants.
+    unsafe { &mut *HOT.0.get() }.look_at_next();
+}
+
 /// What is noted is taken in, for the waking thread.
 fn settled() {
     // One writer: no need of an atomic addition.
@@ -659,7 +671,7 @@ extern "C" fn entered(entry: u64) {
         hot.begin(entry.marks());
         hot.running = entry.block();
         let position = session.position();
-        if session.looking().is_due(position) {
+        if session.looking().is_due(position) && !session.is_between_turns() {
             let nothing = State::default();
             let state = registers.as_mut().map_or(&nothing, Registers::read);
             session.look(state, written())?;
@@ -862,7 +874,8 @@ fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(),
     let running_total = !matches!(qemu.counting, Counting::Marker { .. });
     let look = session.looking().look();
     let (watching, telling) = Watching::find(look.values)?;
-    let accesses = if look.stores || look.loads { Accesses::with_room() } else { Accesses::NONE };
+    let accesses =
+        if look.stores || look.loads || look.again { Accesses::with_room() } else { Accesses::NONE };
     let probe = Probe {
         qemu,
         session,

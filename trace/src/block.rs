@@ -10,7 +10,7 @@ use std::hash::{BuildHasher, Hash, RandomState};
 
 use serde::{Deserialize, Serialize};
 
-use crate::again::{Successor, successor};
+use crate::again::{Successor, is_repeated, successor};
 use crate::digest::{PAGE, Step, after_four, after_one, identity};
 use crate::quiet::{is_quiet, is_relative_jump};
 
@@ -235,6 +235,17 @@ impl Block {
         self.successor
     }
 
+    /// Whether an x86's block begins with a repeated string instruction, and whether it ends with one.
+    #[must_use]
+    pub fn begins_repeated(&self) -> bool {
+        self.pieces().next().is_some_and(|(_, bytes)| is_repeated(bytes))
+    }
+
+    #[must_use]
+    pub fn ends_repeated(&self) -> bool {
+        self.pieces().last().is_some_and(|(_, bytes)| is_repeated(bytes))
+    }
+
     /// Its instructions, in order.
     #[must_use]
     pub fn instructions(&self) -> Vec<Instruction> {
@@ -321,6 +332,12 @@ impl Table {
         self.before.push(newest);
         self.by_content.insert(hash, id);
         block
+    }
+
+    /// Whether the guest is an x86.
+    #[must_use]
+    pub fn is_x86(&self) -> bool {
+        self.x86
     }
 
     /// Whether an instruction of the guest's may access memory. QEMU before 8.0 goes on to tell what an instruction accesses

@@ -117,8 +117,8 @@ pub struct Look {
     pub loads: bool,
     /// Whether accesses count with their values; else with their addresses and sizes.
     pub values: bool,
-    /// Whether what an instruction stores says if it has started again ([`crate::again`]); what a recording has counted knows
-    /// nothing of that.
+    /// Whether what an instruction stores says if it has started again ([`crate::again`]), where stores don't count too; what
+    /// a recording has counted knows nothing of that.
     pub again: bool,
     /// Whether each instruction's start is counted: where QEMU dies in a block, or stands still, that tells of which one.
     pub each: bool,
