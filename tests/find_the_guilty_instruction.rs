@@ -77,6 +77,22 @@ fn what_only_the_console_shows_has_its_instruction() {
     assert_eq!(divergence["accesses"]["b"][0]["value"], "0x7f");
 }
 
+/// A helper that never comes back, in the middle of instructions of which none is counted by itself. Whoever wants to know why
+/// reads what QEMU said last.
+#[test]
+fn a_build_that_hangs_in_its_own_code_does_so_at_an_instruction() {
+    let report = ride(&corpus::faults::fault("hang").unwrap());
+    let divergence = &report["divergence"];
+    assert_eq!(divergence["kind"], "hang");
+    assert_eq!(divergence["instruction"]["a"], "seto cl");
+    assert_eq!(divergence["in_block"]["a"], serde_json::json!([6, 9]));
+    let summary = report["summary"].as_str().unwrap();
+    assert!(summary.contains("side B stood still") && summary.contains("side A went on"), "{summary}");
+    let last = divergence["previous"]["a"].as_array().unwrap().last().unwrap();
+    assert_eq!(last["instructions"].as_array().unwrap().last().unwrap()["text"], "seto cl");
+    assert!(report["notes"].to_string().contains("side B said: no end"), "{report}");
+}
+
 /// The good build against itself, over the same guests.
 #[test]
 fn a_good_build_is_not_accused() {

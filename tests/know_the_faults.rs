@@ -32,6 +32,8 @@ enum Effect {
     Says(&'static str, &'static str),
     /// QEMU dies in it.
     Death,
+    /// QEMU never comes out of it.
+    Hang,
 }
 
 fn effect(of: &Fault) -> Effect {
@@ -45,6 +47,7 @@ fn effect(of: &Fault) -> Effect {
         "liveness" => Effect::Says("00001111\n00010047", "00000000\n00010047"),
         "call-flags" => Effect::Says("\n00004444\n", "\n00003333\n"),
         "death" => Effect::Death,
+        "hang" => Effect::Hang,
         _ => Effect::Registers,
     }
 }
@@ -81,6 +84,7 @@ fn the_good_build_runs_each_guest_to_its_end() {
         ("rom-blocks", "11111111\n22222222\n000003e8\n"),
         ("rom-exceptions", "00001111\n00010047\n00007000\n00004444\n"),
         ("rom-interrupts", "00000000\n00000000\n"),
+        ("rom-hang", "00000001\n"),
         ("rom-late", "07a13f40\n"),
     ] {
         let file = format!("{name}.tdm");
@@ -108,6 +112,11 @@ fn each_acts_first_at_its_place(guest: &str) {
             let started = recorder::account::grouped(before.position + 1);
             let started = format!("when {started} instructions of the stream had started");
             assert!(died.err.contains(&started), "{}: not {started}:\n{}", of.name, died.err);
+            continue;
+        }
+        if let Effect::Hang = effect(of) {
+            // Whoever looks at its registers there hangs too.
+            never_comes_out(&place, of);
             continue;
         }
         let ran = record(&place, "bad.tdm", &build(of), of);
@@ -145,12 +154,29 @@ fn each_acts_first_at_its_place(guest: &str) {
                 let there = format!("pc:{:x}", of.address_of(label).unwrap());
                 both.map(|file| at(&place, file, &there).state)
             }
-            Effect::Death => unreachable!("told above"),
+            Effect::Death | Effect::Hang => unreachable!("told above"),
         };
         assert!(!seen[0].is_empty());
         assert_ne!(seen[0], seen[1], "{}: after {guilty}", of.name);
         std::fs::remove_file(place.path("bad.tdm")).unwrap();
     }
+}
+
+/// By QEMU's own log of what is executed: the guilty instruction is the last, and was not executed more often before.
+fn never_comes_out(place: &Place, of: &Fault) {
+    let log = place.path("executed.log");
+    let one_by_one =
+        ["-accel", "tcg,one-insn-per-tb=on", "-d", "exec,nochain", "-D", &log.display().to_string()];
+    assert_eq!(console(&of.build().unwrap(), &of.arguments().unwrap(), &one_by_one, SHORT), None);
+    let executed = std::fs::read_to_string(log).unwrap();
+    let guilty = format!("/{:016x}/", of.address().unwrap());
+    assert!(executed.lines().last().unwrap().contains(&guilty), "{executed}");
+    assert_eq!(executed.matches(&guilty).count() as u64, of.nth);
+}
+
+#[test]
+fn a_fault_that_hangs() {
+    each_acts_first_at_its_place("rom-hang");
 }
 
 #[test]
@@ -183,10 +209,18 @@ fn a_fault_that_acts_late() {
     each_acts_first_at_its_place("rom-late");
 }
 
-/// What a guest writes on a build, live, with more options; nothing where QEMU dies, or hangs for long.
-fn console(build: &Path, guest: &[String], options: &[&str]) -> Option<String> {
+/// How many seconds a run may take, and one that never ends.
+const LONG: &str = "100";
+const SHORT: &str = "10";
+
+/// What a guest writes on a build, live, with more options; nothing where QEMU dies, or runs for longer than `patience`.
+fn console(build: &Path, guest: &[String], options: &[&str], patience: &str) -> Option<String> {
     let mut line = Command::new("timeout");
-    line.arg("100").arg(build).args(guest).args(["-icount", "shift=0,sleep=off"]).args(options);
+    line.args(["-s", "KILL", patience])
+        .arg(build)
+        .args(guest)
+        .args(["-icount", "shift=0,sleep=off"])
+        .args(options);
     line.args(["-rtc", "base=2026-01-01T00:00:00,clock=vm", "-seed", "1"]).stdin(Stdio::null());
     let ran = line.stderr(Stdio::null()).output().unwrap();
     ran.status.success().then(|| String::from_utf8(ran.stdout).unwrap())
@@ -203,9 +237,10 @@ fn ways_of_running_that_hide_a_fault() {
         for of in faults().filter(|of| !["stored", "timer", "late"].contains(&of.name)) {
             let guest = of.arguments().unwrap();
             let good =
-                expected.entry(of.guest).or_insert_with(|| console(&good().unwrap(), &guest, &options));
+                expected.entry(of.guest).or_insert_with(|| console(&good().unwrap(), &guest, &options, LONG));
             assert!(good.is_some());
-            let hidden = console(&of.build().unwrap(), &guest, &options) == *good;
+            let patience = if of.name == "hang" { SHORT } else { LONG };
+            let hidden = console(&of.build().unwrap(), &guest, &options, patience) == *good;
             assert_eq!(hidden, of.hidden.contains(&way), "{} under {way}", of.name);
         }
     }
@@ -213,7 +248,8 @@ fn ways_of_running_that_hide_a_fault() {
 
 /// The console of a Linux boot, its end included, on a build.
 fn boot(build: &Path) -> String {
-    console(build, &guest("linux"), &["-nodefaults"]).unwrap_or_else(|| panic!("{}", build.display()))
+    let booted = console(build, &guest("linux"), &["-nodefaults"], LONG);
+    booted.unwrap_or_else(|| panic!("{}", build.display()))
 }
 
 #[test]

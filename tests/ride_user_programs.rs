@@ -29,7 +29,8 @@ fn ride(place: &Place, options: &[&str], program: &[&str]) -> Ran {
 
 /// Its busybox, as the initramfs of a corpus guest has it.
 fn busybox(place: &Place, target: &str) {
-    let initramfs = corpus::guest(&format!("linux-{target}")).unwrap();
+    let name = if target == "x86_64" { "linux".to_owned() } else { format!("linux-{target}") };
+    let initramfs = corpus::guest(&name).unwrap();
     let initramfs = initramfs.iter().find(|word| word.ends_with("initrd.gz")).unwrap();
     let script = format!(
         "gzip -dc '{initramfs}' | cpio -i --quiet --to-stdout bin/busybox >busybox && chmod +x busybox"
@@ -42,7 +43,9 @@ fn busybox(place: &Place, target: &str) {
 fn a_build_is_the_same_as_itself_whatever_the_program_does() {
     let place = Place::new();
     compile(&place);
-    for program in ["signals", "modifies", "random", "children", "faults", "aborts", "adds", "nothing"] {
+    for program in
+        ["signals", "modifies", "repeats", "random", "children", "faults", "aborts", "adds", "nothing"]
+    {
         let report = ride(&place, &[], &[program]).ends_with(0).json();
         assert_eq!(report["verdict"], "same", "{program}");
         assert!(report["compared"]["what"].to_string().contains("system calls"));
@@ -50,6 +53,38 @@ fn a_build_is_the_same_as_itself_whatever_the_program_does() {
     }
     // What it runs in its place is no longer followed, and its end is compared all the same.
     ride(&place, &[], &["runs", "/bin/true"]).ends_with(0);
+}
+
+/// Whatever a build makes of the blocks: with one instruction each a repeated string instruction starts once less.
+#[test]
+fn one_instruction_a_block_is_the_same_program() {
+    let place = Place::new();
+    compile(&place);
+    for compared in [&[][..], &["--loads"], &["--compare", "flow"]] {
+        for program in ["repeats", "modifies", "signals"] {
+            let options = [&["--b-arg", "-singlestep"], compared].concat();
+            let report = ride(&place, &options, &[program]).ends_with(0).json();
+            assert_eq!(report["verdict"], "same", "{program} with {compared:?}");
+        }
+    }
+    busybox(&place, "x86_64");
+    let qemu = build(BUILD);
+    let line = [
+        "lockstep",
+        "--a",
+        &qemu,
+        "--b",
+        &qemu,
+        "--b-arg",
+        "-singlestep",
+        "--",
+        "./busybox",
+        "gzip",
+        "-c",
+        "busybox",
+    ];
+    let ran = place.run(&line);
+    assert!(ran.ends_with(0).out.starts_with("same: "), "{}", ran.out);
 }
 
 #[test]

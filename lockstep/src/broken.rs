@@ -1,17 +1,14 @@
 //! A build that crashes or hangs where the other goes on: that is a divergence, and where it is the probe has said.
 
-use std::sync::atomic::AtomicU32;
-use std::time::{Duration, Instant};
-
 use recorder::account::grouped;
-use trace::message::{CHUNK, FromProbe};
+use trace::block::Table;
+use trace::message::{CHUNK, FromProbe, Look};
 
 use crate::comparator::{AHEAD, Pair, Side};
+use crate::expansion::Executed;
 use crate::report::{Divergence, Kind, Report, Verdict};
 use crate::ride::{Ride, Trouble, stream_of};
-
-/// How long the other side may take to get as far.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::zoom::{Again, start};
 
 /// How many lines of what QEMU said last are shown.
 const LINES: usize = 10;
@@ -33,25 +30,20 @@ impl Broken {
     ///
     /// # Errors
     /// Where the other side does not go on either.
-    pub fn conclude(
-        self,
-        ride: &mut Ride,
-        interrupts: &AtomicU32,
-        report: &mut Report,
-    ) -> Result<(), Trouble> {
+    pub fn conclude(self, again: &Again, ride: &mut Ride, report: &mut Report) -> Result<(), Trouble> {
         let Broken { side, kind, ending, said, started } = self;
         let other = side.other();
         let chunk = started / CHUNK;
-        let begin = Instant::now();
+        ride.is_alone();
         let mut passed = ride.filled(other);
         let mut ended = ride.ended_at(other);
         while passed <= chunk && ended.is_none() {
             ride.credit(other, passed + AHEAD);
-            match ride.next(interrupts)? {
-                Some((from, FromProbe::Chunk { index, .. })) if from == other => passed = index + 1,
-                Some((from, FromProbe::End { position, .. })) if from == other => ended = Some(position),
-                _ if begin.elapsed() > PATIENCE => return Err(Trouble::Both(ending + &said)),
-                _ => {}
+            match ride.next(again.request.interrupts) {
+                Ok(Some((from, FromProbe::Chunk { index, .. }))) if from == other => passed = index + 1,
+                Ok(Some((from, FromProbe::End { position, .. }))) if from == other => ended = Some(position),
+                Err(Trouble::Died { .. } | Trouble::Stalled(_)) => return Err(Trouble::Both(ending + &said)),
+                happened => drop(happened?),
             }
         }
         if ended.is_some_and(|position| position <= started) {
@@ -62,6 +54,21 @@ impl Broken {
         let stream = stream_of(other, &windows)?;
         let last = stream.iter().position(|executed| executed.position + 1 == started);
         let target = report.builds.a.target.clone();
+        let last = match last.map(|last| (last, uncounted(&target, &stream[last]))) {
+            Some((last, before @ 1..)) => {
+                let earliest = started - before as u64;
+                let once_more = once_more(again, side)?.filter(|at| (earliest..=started).contains(at));
+                if once_more.is_none() {
+                    report.notes.push(format!(
+                        "it is this instruction or one of the {before} before it: when side {side} was run again, with each counted, it \
+                         was none of them"
+                    ));
+                }
+                let back = once_more.map_or(0, |at| usize::try_from(started - at).unwrap_or_default());
+                Some(last - back)
+            }
+            last => last.map(|(last, _)| last),
+        };
         let streams = Pair { a: stream.clone(), b: stream };
         let mut divergence = Divergence::broken(&target, &streams, last, kind);
         *divergence.next.get_mut(side) = None;
@@ -81,5 +88,25 @@ impl Broken {
         report.compared.instructions = report.compared.chunks * CHUNK;
         report.divergence = Some(divergence);
         Ok(())
+    }
+}
+
+/// How many instructions before `last` it may have been instead: those that can't be left are not counted one by one.
+fn uncounted(target: &str, last: &Executed) -> usize {
+    let block = Table::of(target).intern(&last.block.iter().collect());
+    let counted = block.marks().iter().map(|&mark| usize::from(mark) - 1).rfind(|&mark| mark <= last.number);
+    last.number - counted.unwrap_or(0)
+}
+
+/// Runs both until `side` breaks again; gives back how many of its instructions had started, each counted.
+fn once_more(again: &Again, side: Side) -> Result<Option<u64>, Trouble> {
+    let mut ride = start(again)?;
+    ride.go(side, u64::MAX, 0, &Look { each: true, ..again.look.clone() });
+    loop {
+        match ride.next(again.request.interrupts) {
+            Err(Trouble::Died { started, .. }) => return Ok(started),
+            Err(Trouble::Stalled(_)) | Ok(Some((_, FromProbe::End { .. }))) => return Ok(None),
+            happened => drop(happened?),
+        }
     }
 }

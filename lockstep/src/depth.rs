@@ -65,7 +65,7 @@ pub fn look(
         stores: depth >= Depth::Stores,
         loads,
         values: level >= VALUES,
-        again: depth >= Depth::Stores,
+        again: true,
         registers: depth == Depth::Full,
         spacing: if depth >= Depth::Stores || loads { SPACING } else { 0 },
         ..Look::default()
@@ -101,7 +101,7 @@ mod tests {
         );
         assert_eq!(
             look(Some(Depth::Flow), false, new).unwrap(),
-            (Look { values: true, ..Look::default() }, vec!["control flow"])
+            (Look { values: true, again: true, ..Look::default() }, vec!["control flow"])
         );
         let error = look(Some(Depth::Full), false, old).unwrap_err().to_string();
         assert!(error.contains("side B") && error.contains("`--compare stores` is the most"), "{error}");

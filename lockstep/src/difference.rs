@@ -164,18 +164,46 @@ fn first_access(a: &[Accessed], b: &[Accessed]) -> Option<Pair<Option<Accessed>>
     Some(pair)
 }
 
+/// The place of the first byte that is another one.
+#[must_use]
+pub fn parted(consoles: &Pair<Vec<u8>>) -> Option<usize> {
+    consoles.a.iter().zip(&consoles.b).position(|(a, b)| a != b)
+}
+
+/// The stretch in which the byte at `place` was written by the side that had it first, by how much each had written at
+/// which positions. `None` where neither did so behind its first position.
+pub fn written<I: Iterator<Item = (u64, u64)> + Clone>(seen: &Pair<I>, place: usize) -> Option<Stretch> {
+    let of = |side| {
+        let mut before = None;
+        for (position, written) in seen.get(side).clone() {
+            if written > place as u64 {
+                return Some(before.map(|from| Stretch { from, to: position }));
+            }
+            before = Some(position);
+        }
+        None
+    };
+    let (a, b) = (of(Side::A), of(Side::B));
+    match (a, b) {
+        (Some(Some(a)), Some(Some(b))) => Some(Stretch { from: a.from.min(b.from), to: a.to.min(b.to) }),
+        (Some(one), None) | (None, Some(one)) => one,
+        // It was there before one side's first.
+        _ => None,
+    }
+}
+
 impl Difference {
-    /// A byte that is another one on the console, and shows nowhere else: of the instructions that A's `steps` are behind, the
-    /// one with which it was written. `None` where none of them wrote it.
+    /// A byte that is another one on the console, and shows nowhere else: of the instructions that the steps are behind, those
+    /// with which the side that had it first wrote it. `None` where none of them did.
     #[must_use]
-    pub fn on_console(steps: &[Step], consoles: &Pair<Vec<u8>>) -> Option<Self> {
-        let place = consoles.a.iter().zip(&consoles.b).position(|(a, b)| a != b)?;
-        let behind = steps.iter().position(|step| step.written > place as u64)?;
-        let before = steps.get(behind.checked_sub(1)?)?;
+    pub fn on_console(steps: &Pair<Vec<Step>>, consoles: &Pair<Vec<u8>>) -> Option<Self> {
+        let place = parted(consoles)?;
+        let by = |step: &Step| (step.position, step.written);
+        let Stretch { from, to } = written(&Pair::of(|side| steps.get(side).iter().map(by)), place)?;
         let bytes = Pair { a: consoles.a.get(place).copied(), b: consoles.b.get(place).copied() };
         Some(Difference {
-            from: before.position,
-            to: steps[behind].position,
+            from,
+            to,
             what: What::Console(bytes),
             before: Vec::new(),
             after: Pair::default(),
@@ -269,11 +297,28 @@ mod tests {
             .map(|(position, written)| Step { written, ..step(position, 1, &[]) })
             .to_vec();
         let consoles = |b: &[u8]| Pair { a: b"abcd".to_vec(), b: b.to_vec() };
-        let found = Difference::on_console(&steps, &consoles(b"abcX")).unwrap();
+        let both = |from: usize| Pair { a: steps[from..].to_vec(), b: steps[from..].to_vec() };
+        let found = Difference::on_console(&both(0), &consoles(b"abcX")).unwrap();
         assert_eq!((found.from, found.to), (14, 20));
         assert_eq!(found.what, What::Console(Pair { a: Some(b'd'), b: Some(b'X') }));
-        assert_eq!(Difference::on_console(&steps, &consoles(b"abcd")), None);
-        assert_eq!(Difference::on_console(&steps[1..], &consoles(b"Xbcd")), None, "it was written before");
+        assert_eq!(Difference::on_console(&both(0), &consoles(b"abcd")), None);
+        assert_eq!(Difference::on_console(&both(1), &consoles(b"Xbcd")), None, "it was written before");
+    }
+
+    /// B has not written what A has, and then what A writes later; then A has not.
+    #[test]
+    fn a_byte_that_one_side_leaves_out_is_of_the_side_that_has_it() {
+        let steps = |written: [u64; 4]| {
+            let step = |(position, written)| Step { written, ..step(position, 1, &[]) };
+            [10, 14, 20, 30].into_iter().zip(written).map(step).collect::<Vec<_>>()
+        };
+        let (all, less) = (steps([0, 1, 2, 3]), steps([0, 1, 1, 2]));
+        for (a, b, on_a, on_b) in [(&all, &less, "abc", "ac"), (&less, &all, "ac", "abc")] {
+            let (steps, consoles) = (Pair { a: a.clone(), b: b.clone() }, Pair { a: on_a, b: on_b });
+            let found =
+                Difference::on_console(&steps, &Pair::of(|side| consoles.get(side).as_bytes().to_vec()));
+            assert_eq!(found.map(|found| (found.from, found.to)), Some((14, 20)));
+        }
     }
 
     #[test]
@@ -289,6 +334,7 @@ mod tests {
             position,
             registers: State { bytes: vec![value], ends: vec![1] }.digest(),
             memory: memory(stored),
+            written: 0,
         };
         let (from, to) = (sample(10, 1, &[]), sample(20, 3, &[(12, 7), (15, 8)]));
         // What the block before has done is behind the first sample.

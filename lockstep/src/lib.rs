@@ -24,6 +24,7 @@ mod programs;
 pub mod report;
 pub mod ride;
 pub mod selfcheck;
+mod standing;
 pub mod text;
 mod unseen;
 mod zoom;

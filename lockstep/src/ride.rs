@@ -26,6 +26,7 @@ use crate::drive::{Drive, source_of};
 use crate::expansion::{Executed, expand, first_difference};
 use crate::programs::{self, Cause, First};
 use crate::report::{Compared, Divergence, Kind, Report, Ridden, Verdict};
+use crate::standing::{Standing, WORK};
 use crate::unseen;
 use crate::zoom;
 use recorder::account::grouped;
@@ -100,6 +101,10 @@ fn by_then(started: Option<u64>) -> String {
 
 /// How long both sides may go without a full chunk.
 const STALL: Duration = Duration::from_secs(30);
+
+/// How long nothing is heard of any side before they are asked where they are, and how long it is between two questions.
+const SILENCE: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// How long they may take to end where they are told to.
 const END: Duration = Duration::from_secs(10);
@@ -252,7 +257,7 @@ fn decide(
         Order::Ended { side, at } if ride.stalled && drive.sources.is_empty() => {
             let ending = format!("stood still for {} s", STALL.as_secs());
             let broken = Broken { side, kind: Kind::Hang, ending, said: String::new(), started: at };
-            broken.conclude(&mut ride, request.interrupts, report)
+            broken.conclude(&again, &mut ride, report)
         }
         order => {
             ride.conclude(order, drive.compares_console, report)?;
@@ -266,10 +271,15 @@ fn decide(
     });
     // Who dies of a signal from outside is no divergence, and of that nobody tells where it was.
     if let Err(Trouble::Died { side, ending, started: Some(started), said }) = &decided {
-        let kind = if ride.stalled { Kind::Hang } else { Kind::Crash };
-        let ending = if ride.stalled { "stood still".to_owned() } else { format!("died ({ending})") };
+        let (kind, ending) = if ride.standing.get(*side).for_long() {
+            (Kind::Hang, format!("stood still ({} s of work in one instruction)", WORK.as_secs()))
+        } else if ride.stalled {
+            (Kind::Hang, "stood still".to_owned())
+        } else {
+            (Kind::Crash, format!("died ({ending})"))
+        };
         let broken = Broken { side: *side, kind, ending, said: said.clone(), started: *started };
-        return broken.conclude(&mut ride, request.interrupts, report);
+        return broken.conclude(&again, &mut ride, report);
     }
     decided?;
     let unseen = report.divergence.as_ref().map(|divergence| divergence.kind);
@@ -432,13 +442,34 @@ pub(crate) struct Ride {
     /// The names of the registers that are read, and the steps of what is looked at closely.
     pub names: Pair<Vec<String>>,
     pub steps: Pair<Vec<Step>>,
+    /// The positions of samples, and how much of its console a side had written there, where that goes to a file: where that
+    /// became more, and at the sample before each.
+    pub written: Pair<Vec<(u64, u64)>>,
     /// How many instructions of a side had started when a signal ended its QEMU.
     dying: Pair<Option<u64>>,
     moved: Instant,
+    /// Whether a side that says nothing stands still, and when that was asked.
+    standing: Pair<Standing>,
+    asked: Instant,
     one_ended: Option<Instant>,
     /// Whether the sides were told to end because they stood still, and made to.
     stalled: bool,
     aborted: bool,
+}
+
+/// Keeps of `samples` how much was written, without those between two of the same.
+fn note(written: &mut Vec<(u64, u64)>, samples: &[Sample]) {
+    for sample in samples {
+        let of_now = |&(_, before): &(u64, u64)| before == sample.written;
+        if let [.., before, last] = &mut **written
+            && of_now(before)
+            && of_now(last)
+        {
+            last.0 = sample.position;
+        } else {
+            written.push((sample.position, sample.written));
+        }
+    }
 }
 
 /// How much of a console is kept for comparing, bytes.
@@ -490,8 +521,11 @@ impl Ride {
             answers: Pair::default(),
             names: Pair::default(),
             steps: Pair::default(),
+            written: Pair::default(),
             dying: Pair::default(),
             moved: Instant::now(),
+            standing: Pair::default(),
+            asked: Instant::now(),
             one_ended: None,
             stalled: false,
             aborted: false,
@@ -509,12 +543,19 @@ impl Ride {
                 *self.dying.get_mut(side) = Some(started);
                 Ok(None)
             }
+            Ok((side, Happening::Probe(FromProbe::At { started, worked }))) => {
+                if self.standing.get_mut(side).told(started, Duration::from_nanos(worked)) {
+                    self.moved = Instant::now();
+                }
+                Ok(None)
+            }
             Ok((side, Happening::Probe(FromProbe::Registers(names)))) => {
                 *self.names.get_mut(side) = names;
                 Ok(None)
             }
             Ok((side, Happening::Probe(FromProbe::Steps(steps)))) => {
                 self.moved = Instant::now();
+                self.standing.get_mut(side).forget();
                 self.steps.get_mut(side).extend(steps);
                 Ok(None)
             }
@@ -524,7 +565,11 @@ impl Ride {
             }
             Ok((side, Happening::Probe(message))) => {
                 self.moved = Instant::now();
+                self.standing.get_mut(side).forget();
                 *self.leaving.get_mut(side) = None;
+                if let FromProbe::Chunk { samples, .. } | FromProbe::End { samples, .. } = &message {
+                    note(self.written.get_mut(side), samples);
+                }
                 Ok(Some((side, message)))
             }
             Ok((side, Happening::Console(bytes))) => {
@@ -555,8 +600,9 @@ impl Ride {
             }
             Err(RecvTimeoutError::Disconnected) => Err(Trouble::Stalled("nothing came".to_owned())),
             Err(RecvTimeoutError::Timeout) => {
+                self.ask();
                 let patience = if self.stalled { END } else { STALL };
-                if self.moved.elapsed() > patience {
+                if self.moved.elapsed() > patience && !(self.standing.a.works() || self.standing.b.works()) {
                     if self.is_program {
                         return Err(Trouble::Stalled(self.waiting()));
                     }
@@ -587,15 +633,34 @@ impl Ride {
         }
     }
 
+    /// Nothing came for a while: finds out whether a side stands still in one instruction, and has it end.
+    fn ask(&mut self) {
+        if self.is_program || self.stalled {
+            return;
+        }
+        for side in [Side::A, Side::B] {
+            if self.standing.get(side).for_long() {
+                (self.stalled, self.aborted, self.moved) = (true, true, Instant::now());
+                return self.runs.get_mut(side).abort();
+            }
+        }
+        if self.moved.elapsed() >= SILENCE && self.asked.elapsed() >= PAUSE {
+            self.asked = Instant::now();
+            self.runs.a.ask_where();
+            self.runs.b.ask_where();
+        }
+    }
+
+    /// One side is gone, and the other has all the time again.
+    pub fn is_alone(&mut self) {
+        (self.stalled, self.aborted, self.moved) = (false, false, Instant::now());
+        self.standing = Pair::default();
+    }
+
     /// Has both end at once.
     fn kill(&mut self) {
         self.runs.a.kill();
         self.runs.b.kill();
-    }
-
-    /// Whether the consoles differ as far as both have come.
-    pub fn consoles_differ(&self) -> bool {
-        console_difference(&self.consoles.a, &self.consoles.b).is_some()
     }
 
     /// Where a side has ended.

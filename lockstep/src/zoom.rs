@@ -260,20 +260,18 @@ pub(crate) fn closely(
     }
     let steps = std::mem::take(&mut ride.steps);
     let names = std::mem::take(&mut ride.names.a);
-    let console = match &files {
-        Some(files) => {
-            let consoles = Pair { a: written(&files.a)?, b: written(&files.b)? };
-            Difference::on_console(&steps.a, &consoles)
-        }
-        None => None,
-    };
+    let consoles = files.map(|files| consoles(&files)).transpose()?;
+    let console = consoles.and_then(|consoles| Difference::on_console(&steps, &consoles));
     Ok(Close { compared: first(&steps, stretch), console, names, windows, steps })
 }
 
-/// What a console's file has, from its beginning.
-fn written(mut file: &File) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    file.rewind()?;
-    file.take(CONSOLE).read_to_end(&mut bytes)?;
-    Ok(bytes)
+/// What the consoles' files have, from their beginning.
+pub(crate) fn consoles(files: &Pair<File>) -> io::Result<Pair<Vec<u8>>> {
+    let read = |mut file: &File| {
+        let mut bytes = Vec::new();
+        file.rewind()?;
+        file.take(CONSOLE).read_to_end(&mut bytes)?;
+        Ok::<_, io::Error>(bytes)
+    };
+    Ok(Pair { a: read(&files.a)?, b: read(&files.b)? })
 }

@@ -17,7 +17,7 @@ use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
 use trace::codec;
-use trace::message::FromProbe;
+use trace::message::{ASKED, FromProbe};
 
 use crate::ffi;
 
@@ -46,6 +46,8 @@ static SENDER: AtomicI32 = AtomicI32::new(0);
 /// Whether another thread wants it said by the vCPU's, and whether that has.
 static WANTED: AtomicBool = AtomicBool::new(false);
 static SAID: AtomicBool = AtomicBool::new(false);
+/// Whether the host wants to know where the guest is.
+static WHERE: AtomicBool = AtomicBool::new(false);
 /// The signal that was sent to the vCPU's thread while that worked on the probe, and has to wait until it no more does.
 static PUT_OFF: AtomicI32 = AtomicI32::new(0);
 
@@ -68,7 +70,7 @@ pub(crate) fn tell_from_now_on() {
     unsafe {
         let mut ours: libc::sigaction = std::mem::zeroed();
         ours.sa_sigaction = deadly as extern "C" fn(_, _, _) as *const () as usize;
-        ours.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        ours.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART;
         let before = (*BEFORE.0.get()).as_mut_ptr().cast::<libc::sigaction>();
         // First all of what was there, so that no handler reads what is being written.
         for (number, &signal) in DEADLY.iter().enumerate() {
@@ -87,6 +89,20 @@ extern "C" fn deadly(signal: c_int, info: *mut libc::siginfo_t, _: *mut c_void) 
     // SAFETY: may be called anywhere.
     let own = sender == unsafe { libc::getpid() };
     let vcpu = VCPU.load(Ordering::Relaxed);
+    // SAFETY: may be called anywhere.
+    if signal == ASKED && sent && sender == unsafe { libc::getppid() } {
+        if vcpu == here() {
+            tell();
+        } else if vcpu != 0 {
+            WHERE.store(true, Ordering::Release);
+            // SAFETY: the vCPU's thread is there as long as QEMU is. It fails by what it gives back alone.
+            unsafe { libc::pthread_kill(vcpu, WAKING) };
+        }
+        return;
+    }
+    if vcpu == here() && signal == WAKING && sent && own && WHERE.swap(false, Ordering::Acquire) {
+        return tell();
+    }
     if vcpu == here() && signal == WAKING && sent && own && WANTED.load(Ordering::Acquire) {
         if ffi::within() == here() {
             return PUT_OFF.store(signal, Ordering::Relaxed);
@@ -166,13 +182,34 @@ fn restore(signal: c_int) {
     }
 }
 
-/// Tells the host, on the vCPU's thread.
+/// Tells the host, on the vCPU's thread, where the guest is and how long that thread has worked. One that works on the probe
+/// says nothing: it is on its way, or has no credit.
+fn tell() {
+    let Some((started, host)) = ffi::started() else { return };
+    // SAFETY: this thread's own; it goes on behind this with what it had there.
+    let errno = unsafe { *libc::__errno_location() };
+    // SAFETY: zeroed is a `timespec`, and it is the only thing that is written; may be called in a handler.
+    let worked = unsafe {
+        let mut worked: libc::timespec = std::mem::zeroed();
+        libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut worked);
+        worked
+    };
+    let nanoseconds = |time: libc::timespec| u64::try_from(time.tv_sec * 1_000_000_000 + time.tv_nsec);
+    send(host, &FromProbe::At { started, worked: nanoseconds(worked).unwrap_or_default() });
+    // SAFETY: as above.
+    unsafe { *libc::__errno_location() = errno };
+}
+
+/// Tells the host, on the vCPU's thread, that QEMU dies.
 fn say() {
     let Some((started, host)) = ffi::started() else { return };
     let sender = SENDER.load(Ordering::Relaxed);
+    send(host, &FromProbe::Dying { started, sender: (sender != 0).then_some(sender) });
+}
+
+fn send(host: c_int, message: &FromProbe) {
     let mut bytes = [0; 32];
-    let dying = FromProbe::Dying { started, sender: (sender != 0).then_some(sender) };
-    let Some(length) = codec::put(&mut bytes, &dying) else { return };
+    let Some(length) = codec::put(&mut bytes, message) else { return };
     // SAFETY: the host's socket is open as long as the probe, and `length` bytes are there. What can't be sent at once is not.
     unsafe { libc::send(host, bytes.as_ptr().cast(), length, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
 }

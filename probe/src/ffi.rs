@@ -550,8 +550,10 @@ extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
         let block = session.translated(code);
         let entry = usize::try_from(block.entry().packed()).expect("a 64-bit host");
         let look = session.looking().look();
-        let samples = look.spacing > 0 || look.closely.is_some();
+        // With samples it is known at each access which block runs.
+        let samples = look.spacing > 0 || look.closely.is_some() || look.again;
         let entered = match (hot.running_total, samples) {
+            _ if session.is_counted_apart(block) => block_entered_apart,
             (true, true) => block_entered::<true, true>,
             (true, false) => block_entered::<true, false>,
             (false, true) => block_entered::<false, true>,
@@ -562,16 +564,16 @@ extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
         (qemu.register_tb_exec)(tb, entered, flags, std::ptr::without_provenance_mut(entry));
         let (stores, loads) = (look.stores, look.loads);
         let closely = look.closely.is_some() && look.spacing == 0;
-        // Whether an instruction starts again may be told by what it has stored, everywhere.
-        let telling = (block.successor() == Successor::ItselfHavingStored).then(|| block.count() - 1);
+        let again = look.again && block.successor() == Successor::ItselfHavingStored;
         for ((&insn, (_, bytes)), number) in handles.iter().zip(code.pieces()).zip(0..) {
-            if !(stores || loads) || !session.may_access(bytes) {
+            let tells_again = again && usize::from(number) + 1 == handles.len();
+            if !(stores || loads || tells_again) || !session.may_access(bytes) {
                 continue;
             }
+            // Whether an instruction starts again is told by what it has stored, everywhere.
             let everywhere = *watching;
-            let watching =
-                if closely && telling != Some(u32::from(number)) { everywhere.closely() } else { everywhere };
-            if stores {
+            let watching = if closely && !tells_again { everywhere.closely() } else { everywhere };
+            if stores || tells_again {
                 watching.watch(insn, block.id(), number, true);
             }
             if loads {
@@ -654,6 +656,13 @@ extern "C" fn block_entered<const TOTAL: bool, const SAMPLED: bool>(_: c_uint, e
     }
 }
 
+/// The same for a block whose end only the next one tells.
+extern "C" fn block_entered_apart(_: c_uint, entry: *mut c_void) {
+    entered(entry.addr() as u64);
+    // SAFETY: one user at a time; see the module's invariants.
+    unsafe { &mut *HOT.0.get() }.look_at_next();
+}
+
 /// What is noted is taken in, for the waking thread.
 fn settled() {
     // One writer: no need of an atomic addition.
@@ -675,11 +684,10 @@ extern "C" fn entered(entry: u64) {
         hot.begin(entry.marks());
         hot.running = entry.block();
         let position = session.position();
-        if session.looking().is_due(position) {
+        if session.looking().is_due(position) && !session.is_between_turns() {
             let nothing = State::default();
             let state = registers.as_mut().map_or(&nothing, Registers::read);
-            let written = if session.looking().look().closely.is_some() { written() } else { 0 };
-            session.look(state, written)?;
+            session.look(state, written())?;
             hot.is_close = session.looking().is_close();
             if session.begins_anew()
                 && let Some(reset) = qemu.reset
@@ -883,6 +891,8 @@ fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(),
     let asking = host_socket(arguments, "asking=")?;
     let waking = host_socket(arguments, "waking=")?;
     if system {
+        // Before the host is told that it may ask.
+        dying::tell_from_now_on();
         flush_from_now_on();
     }
     // SAFETY: `target_name` is a C string of QEMU's, alive during the call.
@@ -893,7 +903,8 @@ fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(),
     let running_total = !matches!(qemu.counting, Counting::Marker { .. });
     let look = session.looking().look();
     let (watching, telling) = Watching::find(look.values)?;
-    let accesses = if look.stores || look.loads { Accesses::with_room() } else { Accesses::NONE };
+    let accesses =
+        if look.stores || look.loads || look.again { Accesses::with_room() } else { Accesses::NONE };
     let probe = Probe {
         id,
         qemu,
@@ -919,9 +930,7 @@ fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(),
         wake_from_now_on(waking);
     }
     qemu.callbacks.register(id);
-    if system {
-        dying::tell_from_now_on();
-    } else {
+    if !system {
         // Where a signal would end QEMU, it is QEMU that handles it here.
         syscalls::tell_from_now_on(id, level)?;
     }

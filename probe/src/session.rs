@@ -61,13 +61,18 @@ impl Session {
         system: bool,
     ) -> Result<Self, Trouble> {
         let mut host = host;
-        let table = Table::of(&target);
+        let mut table = Table::of(&target);
         let pid = std::process::id();
         codec::write(&mut host, &FromProbe::Hello { protocol: PROTOCOL, plugin_api, target, system, pid })?;
         match codec::read(&mut host)? {
             Some(ToProbe::Go { credit, from, watch, keeps, look }) => {
                 let stream = Stream::at(from, keeps as usize);
-                let stream = if look.stores && look.again { stream.with_stores() } else { stream };
+                let stream = if look.again { stream.with_stores() } else { stream };
+                let stream = if look.stores { stream } else { stream.without_memory() };
+                let stream = if !system && table.is_x86() { stream.of_program() } else { stream };
+                if look.each {
+                    table = table.with_each();
+                }
                 let calls = (!system).then(|| Calls::new(&look.calls));
                 let looking = Looking::new(look);
                 Ok(Session { host, table, stream, credit, watch, seen: 0, last: None, looking, calls })
@@ -146,7 +151,7 @@ impl Session {
         // What an instruction did that starts again does not count.
         let made = if self.looking.is_close() { accesses.noted().to_vec() } else { Vec::new() };
         let full = self.stream.enter(block, started, accesses)?;
-        self.looking.made(before, self.stream.end().position, &made);
+        self.looking.made(before, self.stream.made(), &made);
         self.looking.entered();
         match full {
             Some(full) => self.chunk(full),
@@ -162,6 +167,16 @@ impl Session {
             Some(full) => self.chunk(full),
             None => Ok(()),
         }
+    }
+
+    /// Whether what all is like where the running block begins is no matter of the guest's.
+    pub(crate) fn is_between_turns(&self) -> bool {
+        self.stream.is_between_turns()
+    }
+
+    /// Whether `block` has to be entered the long way, as has the one behind it.
+    pub(crate) fn is_counted_apart(&self, block: &Block) -> bool {
+        self.calls.is_some() && self.table.is_x86() && block.ends_repeated()
     }
 
     /// At what is looked beside the instructions.

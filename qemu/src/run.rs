@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use trace::codec;
-use trace::message::{API, FromProbe, PRELOADED, PRELOADED_FD, PROTOCOL, ToProbe};
+use trace::message::{API, ASKED, FromProbe, PRELOADED, PRELOADED_FD, PROTOCOL, ToProbe};
 
 use crate::apart::run_apart;
 use crate::build::{Build, Mode};
@@ -367,6 +367,13 @@ impl Run {
     /// Ends QEMU so that its probe says where it was.
     pub fn abort(&mut self) {
         self.signal(Signal::SIGABRT);
+    }
+
+    /// Has the probe say where the guest is, which the vCPU's thread does wherever it is, but where it waits for the host.
+    pub fn ask_where(&mut self) {
+        if let Ok(asked) = Signal::try_from(ASKED) {
+            self.signal(asked);
+        }
     }
 
     /// Ends QEMU at once.

@@ -51,6 +51,36 @@ static int modifies(void) {
   return 0;
 }
 
+/* String instructions that are repeated: never, once, often, up to what is found; and one that writes over itself. */
+static int repeats(void) {
+  static unsigned char from[200000], to[200000];
+  unsigned long found = 0;
+  for (int place = 0; place < 200000; place++) from[place] = place % 251;
+  static const long counts[] = {0, 1, 2, 3, 1000, 65535, 65536, 65537, 200000};
+  for (int turn = 0; turn < 9; turn++) {
+    long left = counts[turn];
+    void *source = from, *target = to;
+    __asm__ volatile("rep movsb" : "+S"(source), "+D"(target), "+c"(left) : : "memory");
+    left = counts[turn];
+    source = from, target = to;
+    __asm__ volatile("repe cmpsb" : "+S"(source), "+D"(target), "+c"(left) : : "memory", "cc");
+    left = counts[turn], target = to;
+    __asm__ volatile("repne scasb" : "+D"(target), "+c"(left) : "a"(250) : "memory", "cc");
+    found += left;
+    left = counts[turn] / 8, target = to;
+    __asm__ volatile("rep stosq" : "+D"(target), "+c"(left) : "a"(found) : "memory");
+    left = counts[turn] / 4, source = to;
+    __asm__ volatile("rep lodsl" : "+S"(source), "+c"(left) : : "rax", "memory");
+  }
+  /* mov al, 0xc3; mov ecx, 64; lea rdi, [rip - 46]; rep stosb, which comes by its own bytes; ret, which is what it writes. */
+  static const unsigned char code[] = {0xb0, 0xc3, 0xb9, 64, 0, 0, 0, 0x48, 0x8d, 0x3d, 0xd2, 0xff, 0xff, 0xff, 0xf3, 0xaa, 0xc3};
+  unsigned char *page = mmap(0, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  memcpy(page + 64, code, sizeof code);
+  ((void (*)(void))(page + 64))();
+  printf("%lu %d\n", found, to[5] + page[64]);
+  return 0;
+}
+
 static int tells_time(void) {
   struct timespec now;
   clock_gettime(CLOCK_REALTIME, &now);
@@ -116,7 +146,7 @@ int main(int count, char **words) {
   static const struct {
     const char *name;
     int (*run)(void);
-  } programs[] = {{"signals", signals}, {"modifies", modifies}, {"tells-time", tells_time}, {"asks-time", asks_time},
+  } programs[] = {{"signals", signals}, {"modifies", modifies}, {"repeats", repeats}, {"tells-time", tells_time}, {"asks-time", asks_time},
                   {"random", random_bytes}, {"threads", threads}, {"children", children}, {"faults", faults},
                   {"adds", adds}, {"aborts", (int (*)(void))abort}};
   for (size_t place = 0; count > 1 && place < sizeof programs / sizeof *programs; place++)

@@ -10,7 +10,7 @@ use std::hash::{BuildHasher, Hash, RandomState};
 
 use serde::{Deserialize, Serialize};
 
-use crate::again::{Successor, successor};
+use crate::again::{Successor, is_repeated, successor};
 use crate::digest::{PAGE, Step, after_four, after_one, identity};
 use crate::quiet::{is_quiet, is_relative_jump};
 
@@ -235,6 +235,17 @@ impl Block {
         self.successor
     }
 
+    /// Whether an x86's block begins with a repeated string instruction, and whether it ends with one.
+    #[must_use]
+    pub fn begins_repeated(&self) -> bool {
+        self.pieces().next().is_some_and(|(_, bytes)| is_repeated(bytes))
+    }
+
+    #[must_use]
+    pub fn ends_repeated(&self) -> bool {
+        self.pieces().last().is_some_and(|(_, bytes)| is_repeated(bytes))
+    }
+
     /// Its instructions, in order.
     #[must_use]
     pub fn instructions(&self) -> Vec<Instruction> {
@@ -265,6 +276,8 @@ fn marks(code: &Code) -> Vec<u16> {
 pub struct Table {
     /// Whether the guest is an x86.
     x86: bool,
+    /// Whether each instruction is marked.
+    each: bool,
     blocks: Vec<&'static Block>,
     /// The digest of each block by itself, side by side for those who go through many.
     digests: Vec<u64>,
@@ -280,12 +293,19 @@ impl Table {
     pub fn of(target: &str) -> Self {
         Table {
             x86: ["x86_64", "i386"].contains(&target),
+            each: false,
             blocks: Vec::new(),
             digests: Vec::new(),
             by_content: HashMap::new(),
             before: Vec::new(),
             hasher: RandomState::new(),
         }
+    }
+
+    /// The same with each instruction marked.
+    #[must_use]
+    pub fn with_each(self) -> Self {
+        Table { each: true, ..self }
     }
 
     /// The block with these instructions: the one already there, or a new one.
@@ -302,7 +322,7 @@ impl Table {
         }
         let id = u32::try_from(self.blocks.len()).expect("fewer than 2^32 distinct blocks");
         let count = u16::try_from(code.addresses.len()).expect("QEMU's blocks have at most 512 instructions");
-        let marks = if self.x86 { marks(code) } else { (1..=count).collect() };
+        let marks = if self.x86 && !self.each { marks(code) } else { (1..=count).collect() };
         let last = code.pieces().last().map_or(Successor::Itself, |(_, bytes)| {
             if self.x86 { successor(bytes) } else { Successor::Itself }
         });
@@ -312,6 +332,12 @@ impl Table {
         self.before.push(newest);
         self.by_content.insert(hash, id);
         block
+    }
+
+    /// Whether the guest is an x86.
+    #[must_use]
+    pub fn is_x86(&self) -> bool {
+        self.x86
     }
 
     /// Whether an instruction of the guest's may access memory. QEMU before 8.0 goes on to tell what an instruction accesses

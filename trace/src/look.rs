@@ -159,7 +159,7 @@ impl Looking {
 
     /// A block begins at `position`, which is due, and so much has been written.
     pub fn take(&mut self, position: u64, address: u64, memory: Memory, state: &State, written: u64) {
-        let sample = Sample { position, registers: state.digest(), memory };
+        let sample = Sample { position, registers: state.digest(), memory, written };
         if let Some(last) = self.last.replace(sample)
             && last.position != position
             && self.look.spacing > 0

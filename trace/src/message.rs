@@ -24,6 +24,9 @@ pub const API: &str = "TANDEM_PLUGIN_API";
 pub const PRELOADED: &str = "/proc/self/fd/1001";
 pub const PRELOADED_FD: i32 = 1001;
 
+/// The signal by which the host asks a probe that says nothing where the guest is: 5, SIGTRAP on Linux. QEMU has no use for it.
+pub const ASKED: i32 = 5;
+
 /// Instructions in a chunk: 2^20.
 pub const CHUNK: u64 = 1 << 20;
 
@@ -64,6 +67,8 @@ pub enum FromProbe {
     /// A signal ends QEMU, and so many instructions have started, of the running block at least those that can be left.
     /// `sender`: the process that sent the signal, where QEMU did not raise it itself.
     Dying { started: u64, sender: Option<i32> },
+    /// The host has sent [`ASKED`]: so many instructions have started, and the vCPU's thread has worked for so many nanoseconds.
+    At { started: u64, worked: u64 },
     /// The probe can't go on: whatever it said after the last chunk is void.
     Failure(String),
 }
@@ -112,9 +117,11 @@ pub struct Look {
     pub loads: bool,
     /// Whether accesses count with their values; else with their addresses and sizes.
     pub values: bool,
-    /// Whether what an instruction stores says if it has started again ([`crate::again`]); what a recording has counted knows
-    /// nothing of that.
+    /// Whether what an instruction stores says if it has started again ([`crate::again`]), where stores don't count too; what
+    /// a recording has counted knows nothing of that.
     pub again: bool,
+    /// Whether each instruction's start is counted: where QEMU dies in a block, or stands still, that tells of which one.
+    pub each: bool,
     /// Whether samples tell of registers.
     pub registers: bool,
     /// A sample is taken at the first block that begins at a multiple of so many instructions, or behind it; 0: none is.
@@ -173,6 +180,8 @@ pub struct Sample {
     /// A digest of all registers; `None` where they are not read.
     pub registers: Option<u64>,
     pub memory: Memory,
+    /// How many bytes QEMU has written to its standard output, where that is a file.
+    pub written: u64,
 }
 
 /// A place in the stretch that is looked at closely.

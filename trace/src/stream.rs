@@ -8,6 +8,11 @@
 //!    than the block has, and the next block starts at the last one started, that one counts once. Where all of the block
 //!    started and the next starts at its last, [`crate::again`] knows whether that can be.
 //!
+//! Of a user program there is a third, because no count of QEMU's own has to be met: how often QEMU starts a repeated string
+//! instruction is its own affair (once a turn and once more at its end, or not; or once for 65,536 turns:
+//! `gen_repz` and `do_gen_rep` in target/i386/tcg/translate.c, 7.2 and 10.0), so starts in a row count once, with what all of
+//! them did.
+//!
 //! A position is the number of instructions before a point of the stream. An instruction that faults is in the
 //! stream each time it starts, so positions run ahead of QEMU's own icount by one for each such fault.
 
@@ -97,8 +102,13 @@ pub struct Stream {
     /// The chunks before, oldest first, and how many at the most.
     kept: VecDeque<Chunk>,
     keeps: usize,
-    /// Whether the accesses that it is given have all that is written.
+    /// Whether what is written to memory counts, and whether at least that is told of which [`crate::again`] has to know.
+    counts_stores: bool,
     sees_stores: bool,
+    /// Whether a repeated string instruction counts once, however often it starts in a row.
+    repeats_once: bool,
+    /// The position up to which, and without, instructions made the accesses of the block that was left last.
+    made: u64,
 }
 
 impl Stream {
@@ -116,14 +126,29 @@ impl Stream {
             current: Chunk { first: position, digest, skip: 0, entries: Vec::new() },
             kept: VecDeque::new(),
             keeps,
+            counts_stores: true,
             sees_stores: false,
+            repeats_once: false,
+            made: position,
         }
     }
 
-    /// The same where it is given all that is written to memory.
+    /// The same where it is given at least what is written to memory by instructions of which [`crate::again`] has to know.
     #[must_use]
     pub fn with_stores(self) -> Self {
         Stream { sees_stores: true, ..self }
+    }
+
+    /// The same where nothing that is written to memory counts.
+    #[must_use]
+    pub fn without_memory(self) -> Self {
+        Stream { counts_stores: false, ..self }
+    }
+
+    /// The same of a user program.
+    #[must_use]
+    pub fn of_program(self) -> Self {
+        Stream { repeats_once: true, ..self }
     }
 
     /// Instructions that are in the stream for certain, and their digest.
@@ -135,7 +160,20 @@ impl Stream {
     /// Digests of what the instructions that are in the stream for certain did to memory.
     #[must_use]
     pub fn memory(&self) -> Memory {
-        self.memory
+        if self.counts_stores { self.memory } else { Memory { stores: 0, ..self.memory } }
+    }
+
+    /// Up to which position, and without it, instructions made the accesses of the block that was left last.
+    #[must_use]
+    pub fn made(&self) -> u64 {
+        self.made
+    }
+
+    /// Whether the running block begins with an instruction that starts again and again in ways of QEMU's own, so that what
+    /// all is like there is no matter of the guest's.
+    #[must_use]
+    pub fn is_between_turns(&self) -> bool {
+        self.repeats_once && self.running.is_some_and(Block::begins_repeated)
     }
 
     /// Takes in the blocks entered since the last entry, each left at its end but the last, which runs, and the accesses of
@@ -243,14 +281,23 @@ impl Stream {
                 return Err(Unaccounted { address, count: block.count(), started });
             }
         };
-        if ran > 0
-            && next == Some(identities[ran as usize - 1])
-            && (ran < block.count() || self.starts_again(block, accesses))
-        {
-            ran -= 1;
-            self.left_out = Some(self.position + u64::from(ran));
+        let mut made = ran;
+        if ran > 0 && next == Some(identities[ran as usize - 1]) {
+            if ran < block.count() || self.starts_again(block, accesses) {
+                (ran, made) = (ran - 1, ran - 1);
+                self.left_out = Some(self.position + u64::from(ran));
+            } else if self.repeats_once && block.ends_repeated() {
+                ran -= 1;
+            }
         }
-        let full = if ran == 0 { None } else { self.take_in(block, ran, of_first(accesses.noted(), ran)) };
+        self.made = self.position + u64::from(made);
+        let of_it = of_first(accesses.noted(), made);
+        let full = if ran == 0 {
+            self.memory.take_in(of_it);
+            None
+        } else {
+            self.take_in(block, ran, of_it)
+        };
         accesses.clear();
         Ok(full)
     }
@@ -280,7 +327,8 @@ impl Stream {
             let before = of_first(made, ran - u32::try_from(after.len()).unwrap_or(ran));
             self.memory.take_in(before);
             made = &made[before.len()..];
-            full = Some(Full { index: self.boundary / CHUNK - 1, digest: self.digest, memory: self.memory });
+            full =
+                Some(Full { index: self.boundary / CHUNK - 1, digest: self.digest, memory: self.memory() });
             self.turn();
             if !after.is_empty() {
                 self.current.push(block.id(), block.count(), ran);
@@ -471,6 +519,120 @@ mod tests {
             stream.finish(1, &mut accesses).unwrap();
             assert_eq!(stream.end().position, counts, "{code:02x?} {sees} {stores}");
         }
+    }
+
+    /// How a build starts a repeated string instruction.
+    #[derive(Debug, Clone, Copy)]
+    enum Starts {
+        /// For each turn, and once more.
+        OnceMore,
+        /// For each turn, at least once, each instruction in a block of its own.
+        EachTurn,
+        /// For so many turns at a time.
+        Turns(u32),
+    }
+
+    /// The stream of a program that is so many other instructions, so many turns, and so on, over a chunk's end.
+    fn repeating(program: &[(u64, u32)], starts: Starts) -> (Point, Memory, Vec<Full>) {
+        let (mut table, mut accesses) = (Table::of("x86_64"), Accesses::with_room());
+        let point = Point { position: CHUNK - 30, digest: 7 };
+        let mut stream = Stream::at(point, 2).with_stores().of_program();
+        let (mut address, mut ran, mut fulls) = (0x1000, 0, Vec::new());
+        // Of each turn a load and a store.
+        let mut enter = |code: &[Instruction], turns: std::ops::Range<u32>| {
+            let block = table.intern(&code.iter().collect());
+            fulls.extend(stream.enter(block, ran, &mut accesses).unwrap());
+            ran = block.count().into();
+            let number = u16::try_from(code.len() - 1).unwrap();
+            for (turn, is_store) in turns.flat_map(|turn| [(turn, false), (turn, true)]) {
+                let access = Access::new(
+                    Tag::of(0, number, is_store),
+                    0,
+                    code[code.len() - 1].address + u64::from(turn),
+                    0,
+                    1,
+                );
+                while !accesses.push(access) {
+                    accesses.grow();
+                }
+            }
+        };
+        for &(plain, turns) in program {
+            let mut code = Vec::new();
+            let mut instruction = |bytes: &[u8]| {
+                address += bytes.len() as u64;
+                Instruction { address: address - bytes.len() as u64, bytes: bytes.to_vec() }
+            };
+            code.extend((0..plain).map(|_| instruction(&[0x90])));
+            let repeated = instruction(&[0xf3, 0xa4]);
+            if let Starts::EachTurn = starts {
+                for one in &code {
+                    enter(std::slice::from_ref(one), 0..0);
+                }
+                code.clear();
+            }
+            code.push(repeated.clone());
+            let at_once = if let Starts::Turns(turns) = starts { turns } else { 1 };
+            let mut made = 0;
+            loop {
+                let next = (made + at_once).min(turns);
+                enter(&code, made..next);
+                code = vec![repeated.clone()];
+                let over = made == turns || next == turns && !matches!(starts, Starts::OnceMore);
+                made = next;
+                if over {
+                    break;
+                }
+            }
+        }
+        fulls.extend(stream.finish(ran, &mut accesses).unwrap());
+        (stream.end(), stream.memory(), fulls)
+    }
+
+    proptest! {
+        #[test]
+        fn a_programs_repeated_string_instruction_counts_once(program in prop::collection::vec((0u64..8, 0u32..20), 8..20), at_once in 2u32..9) {
+            let expected = repeating(&program, Starts::OnceMore);
+            prop_assert_eq!(&repeating(&program, Starts::EachTurn), &expected);
+            prop_assert_eq!(&repeating(&program, Starts::Turns(at_once)), &expected);
+            let count: u64 = program.iter().map(|(plain, _)| plain + 1).sum();
+            prop_assert_eq!(expected.0.position, CHUNK - 30 + count);
+            prop_assert_eq!(expected.2.len(), usize::from(count >= 30));
+            prop_assert!(expected.1.stores != 0 || program.iter().all(|&(_, turns)| turns == 0));
+        }
+    }
+
+    #[test]
+    fn what_repeats_is_no_place_to_look_at() {
+        let mut table = Table::of("x86_64");
+        let mut block_of = |bytes: &[u8]| {
+            table.intern(&[Instruction { address: 0x1000, bytes: bytes.to_vec() }].iter().collect())
+        };
+        let (repeated, other) = (block_of(&[0xf3, 0xa4]), block_of(&[0xa4]));
+        for (stream, expected) in
+            [(Stream::at(Point::START, 2).of_program(), true), (Stream::at(Point::START, 2), false)]
+        {
+            let mut stream = stream;
+            stream.enter(repeated, 0, &mut none()).unwrap();
+            assert_eq!(stream.is_between_turns(), expected);
+            stream.enter(other, 1, &mut none()).unwrap();
+            assert!(!stream.is_between_turns());
+        }
+    }
+
+    #[test]
+    fn stores_that_only_say_what_starts_again_do_not_count() {
+        let mut table = Table::of("x86_64");
+        let code = [Instruction { address: 0x1000, bytes: vec![0xf3, 0xa4] }];
+        let repeated = table.intern(&code.iter().collect());
+        let mut stream = Stream::at(Point::START, 2).with_stores().without_memory();
+        let mut accesses = Accesses::with_room();
+        stream.enter(repeated, 0, &mut accesses).unwrap();
+        accesses.push(Access::new(Tag::of(0, 0, true), 0, 0x5000, 0, 1));
+        stream.enter(repeated, 1, &mut accesses).unwrap();
+        stream.enter(repeated, 1, &mut accesses).unwrap();
+        stream.finish(1, &mut accesses).unwrap();
+        assert_eq!((stream.end().position, stream.memory()), (2, Memory::default()));
     }
 
     #[test]
