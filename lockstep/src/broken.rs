@@ -1,14 +1,14 @@
 //! A build that crashes or hangs where the other goes on: that is a divergence, and where it is the probe has said.
 
-use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use recorder::account::grouped;
 use trace::message::{CHUNK, FromProbe};
 
 use crate::comparator::{AHEAD, Pair, Side};
+use crate::printable::printable;
 use crate::report::{Divergence, Kind, Report, Verdict};
-use crate::ride::{Ride, Trouble, stream_of};
+use crate::ride::{Request, Ride, Trouble, stream_of};
 
 /// How long the other side may take to get as far.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -33,12 +33,7 @@ impl Broken {
     ///
     /// # Errors
     /// Where the other side does not go on either.
-    pub fn conclude(
-        self,
-        ride: &mut Ride,
-        interrupts: &AtomicU32,
-        report: &mut Report,
-    ) -> Result<(), Trouble> {
+    pub fn conclude(self, ride: &mut Ride, request: &Request, report: &mut Report) -> Result<(), Trouble> {
         let Broken { side, kind, ending, said, started } = self;
         let other = side.other();
         let chunk = started / CHUNK;
@@ -47,7 +42,7 @@ impl Broken {
         let mut ended = ride.ended_at(other);
         while passed <= chunk && ended.is_none() {
             ride.credit(other, passed + AHEAD);
-            match ride.next(interrupts)? {
+            match ride.next(request.interrupts)? {
                 Some((from, FromProbe::Chunk { index, .. })) if from == other => passed = index + 1,
                 Some((from, FromProbe::End { position, .. })) if from == other => ended = Some(position),
                 _ if begin.elapsed() > PATIENCE => return Err(Trouble::Both(ending + &said)),
@@ -63,7 +58,7 @@ impl Broken {
         let last = stream.iter().position(|executed| executed.position + 1 == started);
         let target = report.builds.a.target.clone();
         let streams = Pair { a: stream.clone(), b: stream };
-        let mut divergence = Divergence::broken(&target, &streams, last, kind);
+        let mut divergence = Divergence::broken(request.telling(&target), &streams, last, kind);
         *divergence.next.get_mut(side) = None;
         report.summary =
             format!("the QEMU of side {side} {ending} in {}; side {other} went on", divergence.place());
@@ -75,7 +70,7 @@ impl Broken {
         let errors = ride.errors(side);
         let lines: Vec<&str> = errors.lines().filter(|line| !line.trim().is_empty()).collect();
         for line in &lines[lines.len().saturating_sub(LINES)..] {
-            report.notes.push(format!("side {side} said: {line}"));
+            report.notes.push(format!("side {side} said: {}", printable(line)));
         }
         report.verdict = Verdict::Different;
         report.compared.instructions = report.compared.chunks * CHUNK;

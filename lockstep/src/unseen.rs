@@ -2,13 +2,13 @@
 //! between two samples. Both are run again and looked at more often, and at last at each block around the place where the
 //! consoles part.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use trace::message::{CHUNK, FromProbe, Look, Stretch};
 
 use crate::comparator::{Pair, Side};
 use crate::difference::Compared;
-use crate::ride::Trouble;
+use crate::ride::{COMING, Trouble};
 use crate::zoom::{Again, Zoomed, closely, inside, start, sweep, zoom};
 
 /// Instructions between two samples where they are denser.
@@ -16,9 +16,6 @@ const DENSER: u64 = 1 << 12;
 
 /// How many chunks are run between two looks at the consoles, at first.
 const STRIDE: u64 = 64;
-
-/// How long what a guest has written may take to come here.
-const COMING: Duration = Duration::from_millis(30);
 
 /// Looks for an instruction that explains it. `end`: where both ended; `console`: whether the consoles differ. `None` where
 /// none is found.
@@ -39,7 +36,8 @@ pub(crate) fn explain(again: &Again, end: u64, console: bool) -> Result<Option<Z
         Compared::Found(difference) => Some(*difference),
         Compared::Same | Compared::Before => close.console,
     };
-    let zoomed = difference.map(|difference| inside(again, &look, difference, close.names, close.windows));
+    let zoomed = difference
+        .map(|difference| inside(again, &look, difference, close.names, close.windows, close.written));
     zoomed.transpose()
 }
 

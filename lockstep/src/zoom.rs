@@ -16,6 +16,7 @@ use crate::comparator::{Order, Pair, Parted, Side};
 use crate::depth;
 use crate::difference::{Compared, Difference, What, first};
 use crate::drive::Drive;
+use crate::report::console::Written;
 use crate::ride::{Request, Ride, Trouble};
 
 /// What it takes to run both once more.
@@ -40,6 +41,8 @@ pub(crate) struct Zoomed {
     pub values: bool,
     /// The instructions around.
     pub windows: Pair<Vec<Window>>,
+    /// What the guests had written by then.
+    pub written: Written,
 }
 
 /// What one close look saw.
@@ -49,6 +52,7 @@ pub(crate) struct Close {
     pub console: Option<Difference>,
     pub names: Vec<String>,
     pub windows: Pair<Vec<Window>>,
+    pub written: Written,
 }
 
 /// The most instructions that a block has (`TCG_MAX_INSNS` in include/tcg/tcg.h).
@@ -74,7 +78,8 @@ pub(crate) fn zoom(again: &Again, parted: Parted, at: Option<u64>) -> Result<Opt
         let close = closely(again, &look, Stretch { from: parted.after, to }, Pair::default())?;
         match close.compared {
             Compared::Found(difference) => {
-                return inside(again, &look, *difference, close.names, close.windows).map(Some);
+                return inside(again, &look, *difference, close.names, close.windows, close.written)
+                    .map(Some);
             }
             // They have parted before: registers were not looked at, or not often enough.
             Compared::Before => {
@@ -113,9 +118,10 @@ pub(crate) fn inside(
     difference: Difference,
     names: Vec<String>,
     windows: Pair<Vec<Window>>,
+    written: Written,
 ) -> Result<Zoomed, Trouble> {
     let Difference { from, to, .. } = difference;
-    let mut zoomed = Zoomed { difference, inside: None, names, values: look.values, windows };
+    let mut zoomed = Zoomed { difference, inside: None, names, values: look.values, windows, written };
     // One instruction; or nothing is seen inside of a block but accesses, which were told with their instructions.
     if to == from + 1 || !look.registers {
         return Ok(zoomed);
@@ -133,6 +139,7 @@ pub(crate) fn inside(
         && found.to <= to
     {
         zoomed.windows = close.windows;
+        zoomed.written = close.written;
         zoomed.inside = Some(*found);
     }
     Ok(zoomed)
@@ -210,14 +217,14 @@ pub(crate) fn closely(
     }
     let steps = std::mem::take(&mut ride.steps);
     let names = std::mem::take(&mut ride.names.a);
-    let console = match &files {
+    let (console, written) = match &files {
         Some(files) => {
             let consoles = Pair { a: written(&files.a)?, b: written(&files.b)? };
-            Difference::on_console(&steps.a, &consoles)
+            (Difference::on_console(&steps.a, &consoles), Written::of(consoles, &steps))
         }
-        None => None,
+        None => (None, Written::default()),
     };
-    Ok(Close { compared: first(&steps, stretch), console, names, windows })
+    Ok(Close { compared: first(&steps, stretch), console, names, windows, written })
 }
 
 /// What a console's file has, from its beginning.
