@@ -5,16 +5,17 @@ use std::path::PathBuf;
 
 use ::lockstep::comparator::{Pair, Side};
 use ::lockstep::inputs::differences;
-use ::lockstep::report::Verdict;
+use ::lockstep::report::{BLOCKS, Verdict};
 use ::lockstep::ride::{Driven, Request, ride};
-use ::lockstep::text::{consoles, inputs, render};
+use ::lockstep::text::recordings::{consoles, inputs};
+use ::lockstep::text::render;
 use ::recorder::reader::Reader;
 use serde_json::json;
 
 use crate::interrupt::INTERRUPTS;
 use crate::lockstep::Format;
 use crate::progress::{Progress, say};
-use crate::{Failure, Outcome, replay};
+use crate::{Failure, Outcome, replay, report};
 
 /// Compare two recordings of one guest: the first inputs that differ, the first instruction at which the runs part,
 /// and their consoles.
@@ -52,6 +53,8 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         loads: false,
         driven: Driven::Recordings(Pair { a: &mut a, b: &mut b }),
         explain: false,
+        blocks: BLOCKS,
+        symbols: None,
         interrupts: &INTERRUPTS,
     };
     let report = ride(request, &mut |equal| progress.show(equal, String::new));
@@ -60,7 +63,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     match arguments.format {
         Format::Text => {
             say(&inputs(&differing));
-            say(&render(&report));
+            say(&render(&report, report::medium()));
             say(if consoles.is_empty() { "console: the same" } else { consoles.trim_end() });
         }
         Format::Json => {

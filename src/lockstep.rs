@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use ::lockstep::comparator::Pair;
 use ::lockstep::depth::Depth;
-use ::lockstep::report::Verdict;
+use ::lockstep::report::{Report, Verdict};
 use ::lockstep::ride::{Driven, Request, ride};
 use ::lockstep::text::render;
 use ::recorder::account::grouped;
@@ -15,7 +15,7 @@ use qemu::build::Build;
 
 use crate::interrupt::INTERRUPTS;
 use crate::progress::{Progress, say};
-use crate::{Failure, Outcome};
+use crate::{Failure, Outcome, report};
 
 /// Ride two QEMU builds side by side to the first instruction at which they part.
 #[derive(clap::Args)]
@@ -43,12 +43,14 @@ pub struct Arguments {
     #[arg(long)]
     loads: bool,
     /// Run both builds once more and show what each makes of the guilty block: guest code, TCG ops, host code. As text on
-    /// a terminal it is done anyway
+    /// a terminal, or with --report, it is done anyway
     #[arg(long, overrides_with = "no_explain")]
     explain: bool,
     /// Leave that out
     #[arg(long, overrides_with = "explain")]
     no_explain: bool,
+    #[command(flatten)]
+    told: report::Arguments,
     /// How the report is printed; the data is documented in lockstep/REPORT.md
     #[arg(long, default_value = "text")]
     format: Format,
@@ -84,6 +86,8 @@ impl From<Compare> for Depth {
 pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let a = Build::inspect_any(&arguments.a)?;
     let b = if arguments.b == arguments.a { a.clone() } else { Build::inspect_any(&arguments.b)? };
+    let symbols = arguments.told.symbols()?;
+    let page = arguments.told.page()?;
     let probe = qemu::run::probe()?;
     let mut recording = arguments.recording.as_deref().map(Reader::open).transpose()?;
     let mut progress = Progress::new("in lockstep");
@@ -96,18 +100,24 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         loads: arguments.loads,
         driven: recording.as_mut().map_or(Driven::Live, Driven::Recording),
         explain: arguments.explain
-            || !arguments.no_explain && arguments.format == Format::Text && std::io::stdout().is_terminal(),
+            || !arguments.no_explain
+                && (page.is_some() || arguments.format == Format::Text && std::io::stdout().is_terminal()),
+        blocks: arguments.told.blocks(),
+        symbols: symbols.as_ref(),
         interrupts: &INTERRUPTS,
     };
     let report = ride(request, &mut |equal| progress.show(equal, String::new));
     progress.done();
-    let report = report?;
+    let report = Report { again: Some(report::again()), ..report? };
     match arguments.format {
-        Format::Text => say(render(&report).trim_end()),
+        Format::Text => say(render(&report, report::medium()).trim_end()),
         Format::Json => say(&serde_json::to_string_pretty(&report)?),
     }
     if report.verdict == Verdict::Trouble {
         eprintln!("tandem: no verdict, {} instructions compared", grouped(report.compared.instructions));
+    }
+    if let Some(page) = page {
+        page.write(&::lockstep::html::render(&report))?;
     }
     Ok(match report.verdict {
         Verdict::Same => Outcome::Same,

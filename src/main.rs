@@ -14,6 +14,7 @@ mod progress;
 mod record;
 mod repair;
 mod replay;
+mod report;
 mod selfcheck;
 mod show;
 mod terminal;

@@ -5,15 +5,15 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use ::lockstep::report::Verdict;
-use ::lockstep::selfcheck::{Found, NAMES, Request, Tried, check, settings};
-use ::lockstep::text::render;
+use ::lockstep::selfcheck::{NAMES, Request, check, settings};
+use ::lockstep::text::{render, tried_line};
 use ::recorder::reader::Reader;
 use qemu::build::Build;
 
 use crate::interrupt::INTERRUPTS;
 use crate::lockstep::Format;
 use crate::progress::{Progress, say};
-use crate::{Failure, Outcome};
+use crate::{Failure, Outcome, report};
 
 /// Ride a QEMU build against itself, with settings that must not change the guest: one instruction a block, no chaining
 /// of blocks, a tiny buffer for them, one that is mapped twice.
@@ -28,6 +28,8 @@ pub struct Arguments {
     /// Try this setting only; may be given again
     #[arg(long, value_name = "NAME", value_parser = NAMES)]
     setting: Vec<String>,
+    #[command(flatten)]
+    told: report::Arguments,
     /// How the result is printed; the data is documented in lockstep/REPORT.md
     #[arg(long, default_value = "text")]
     format: Format,
@@ -38,9 +40,12 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let build = Build::inspect(&arguments.build)?;
+    let symbols = arguments.told.symbols()?;
+    let page = arguments.told.page()?;
     let probe = qemu::run::probe()?;
     let mut recording = arguments.recording.as_deref().map(Reader::open).transpose()?;
     let text = arguments.format == Format::Text;
+    let medium = report::medium();
     let mut settings = settings(&build);
     settings.retain(|setting| {
         arguments.setting.is_empty() || arguments.setting.iter().any(|name| name == setting.name)
@@ -51,7 +56,9 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         probe: &probe,
         arguments: (!arguments.guest.is_empty()).then_some(&arguments.guest),
         recording: recording.as_mut(),
-        explain: text && std::io::stdout().is_terminal(),
+        explain: page.is_some() || text && std::io::stdout().is_terminal(),
+        blocks: arguments.told.blocks(),
+        symbols: symbols.as_ref(),
         interrupts: &INTERRUPTS,
     };
     let checked = check(
@@ -60,18 +67,24 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         &mut |setting, equal| progress.borrow_mut().show(equal, || format!(", {}", setting.name)),
         &mut |tried| {
             if text {
-                progress.borrow().console(format!("{}\n", line(tried)).as_bytes());
+                progress.borrow().console(tried_line(tried, medium).as_bytes());
             }
         },
     );
     progress.into_inner().done();
-    let checked = checked?;
+    let mut checked = checked?;
+    if let Some(report) = &mut checked.report {
+        report.again = Some(report::again());
+    }
     if text {
         if let Some(report) = &checked.report {
-            say(&format!("\n{}", render(report).trim_end()));
+            say(&format!("\n{}", render(report, medium).trim_end()));
         }
     } else {
         say(&serde_json::to_string_pretty(&checked)?);
+    }
+    if let Some(page) = page {
+        page.write(&::lockstep::html::selfcheck(&checked))?;
     }
     Ok(match checked.verdict {
         Verdict::Same => Outcome::Same,
@@ -81,15 +94,4 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
             Outcome::Trouble
         }
     })
-}
-
-/// What came of a setting.
-fn line(tried: &Tried) -> String {
-    let found = match tried.found {
-        Found::Same => "same",
-        Found::Different => "DIFFERENT",
-        Found::Refused => "refused",
-        Found::Trouble => "trouble",
-    };
-    format!("{found:<9}  {:<31}  {}", tried.arguments.join(" "), tried.summary)
 }

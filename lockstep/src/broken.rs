@@ -6,6 +6,7 @@ use trace::message::{CHUNK, FromProbe, Look};
 
 use crate::comparator::{AHEAD, Pair, Side};
 use crate::expansion::Executed;
+use crate::printable::printable;
 use crate::report::{Divergence, Kind, Report, Verdict};
 use crate::ride::{Ride, Trouble, stream_of};
 use crate::zoom::{Again, start};
@@ -70,7 +71,7 @@ impl Broken {
             last => last.map(|(last, _)| last),
         };
         let streams = Pair { a: stream.clone(), b: stream };
-        let mut divergence = Divergence::broken(&target, &streams, last, kind);
+        let mut divergence = Divergence::broken(again.request.telling(&target), &streams, last, kind);
         *divergence.next.get_mut(side) = None;
         report.summary =
             format!("the QEMU of side {side} {ending} in {}; side {other} went on", divergence.place());
@@ -82,7 +83,7 @@ impl Broken {
         let errors = ride.errors(side);
         let lines: Vec<&str> = errors.lines().filter(|line| !line.trim().is_empty()).collect();
         for line in &lines[lines.len().saturating_sub(LINES)..] {
-            report.notes.push(format!("side {side} said: {line}"));
+            report.notes.push(format!("side {side} said: {}", printable(line)));
         }
         report.verdict = Verdict::Different;
         report.compared.instructions = report.compared.chunks * CHUNK;

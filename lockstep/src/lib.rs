@@ -5,7 +5,8 @@
 //! that the probes then give; [`zoom`] runs both again to find the one whose effect differs first, which [`difference`]
 //! tells from what was seen there, and [`blame`] where it can only be reasoned out; [`broken`] is a side that crashes or
 //! hangs, [`unseen`] what differs on the console only; [`disassembly`] makes text of instructions; [`explain`] shows what
-//! both builds make of the guilty block; [`report`] is the result as data and [`text`] as a page to read. [`inputs`] compares
+//! both builds make of the guilty block; [`report`] is the result as data, [`text`] as lines to read and [`html`] as a page to
+//! attach to a bug, both of which show what others say only as far as it is [`printable`]. [`inputs`] compares
 //! what two recordings took in; [`selfcheck`] rides a build against itself. Where the guests are user programs [`calls`]
 //! compares their system calls, and [`programs`] tells an input that differs from what the builds make of it.
 
@@ -19,7 +20,9 @@ pub mod disassembly;
 mod drive;
 pub mod expansion;
 pub mod explain;
+pub mod html;
 pub mod inputs;
+pub mod printable;
 mod programs;
 pub mod report;
 pub mod ride;
@@ -27,4 +30,5 @@ pub mod selfcheck;
 mod standing;
 pub mod text;
 mod unseen;
+mod words;
 mod zoom;

@@ -15,6 +15,7 @@ use qemu::run::{self, Happening, Plan, Run, Typing, describe};
 use recorder::reader::Reader;
 use replayer::death::Death;
 use replayer::source::{self, Source};
+use replayer::symbols::Symbols;
 use replayer::verify::console_difference;
 use trace::message::{CHUNK, Call, FromProbe, Look, Point, Sample, Step, ToProbe, Watch, Window};
 
@@ -24,8 +25,9 @@ use crate::comparator::{Comparator, KEPT, Order, OutOfTurn, Pair, Parted, Side};
 use crate::depth::{self, Depth, TooDeep};
 use crate::drive::{Drive, source_of};
 use crate::expansion::{Executed, expand, first_difference};
+use crate::printable::printable;
 use crate::programs::{self, Cause, First};
-use crate::report::{Compared, Divergence, Kind, Report, Ridden, Verdict};
+use crate::report::{Compared, Consoles, Divergence, Kind, Report, Ridden, Telling, Verdict};
 use crate::standing::{Standing, WORK};
 use crate::unseen;
 use crate::zoom;
@@ -109,6 +111,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How long they may take to end where they are told to.
 const END: Duration = Duration::from_secs(10);
 
+/// How long what a guest has written may take to come here.
+pub(crate) const COMING: Duration = Duration::from_millis(30);
+
 /// How long one side may go on after the other has ended, at least.
 const AFTER_END: Duration = Duration::from_secs(10);
 
@@ -126,7 +131,17 @@ pub struct Request<'a> {
     pub loads: bool,
     /// Whether a divergence is to be explained by what the builds make of its block.
     pub explain: bool,
+    /// How many of the last blocks up to a divergence are told, and the names of the guest's code.
+    pub blocks: usize,
+    pub symbols: Option<&'a Symbols>,
     pub interrupts: &'a AtomicU32,
+}
+
+impl Request<'_> {
+    /// How a divergence of guests of QEMU's target `target` is told.
+    pub(crate) fn telling<'t>(&'t self, target: &'t str) -> Telling<'t> {
+        Telling { target, blocks: self.blocks, symbols: self.symbols }
+    }
 }
 
 /// What drives the two runs.
@@ -189,7 +204,9 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
         divergence: None,
         input: None,
         explanation: None,
+        console: None,
         notes,
+        again: None,
     };
     let mut decided = decide(ride, &request, &drive, &look, levels, &mut report, progress);
     if let (Err(trouble @ (Trouble::Input(_) | Trouble::Undeterministic(_))), None) =
@@ -204,7 +221,8 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
     }
     if let Err(trouble) = decided {
         let least = grouped(report.compared.instructions);
-        report.summary = format!("{trouble}; the same up to instruction {least} at least");
+        // It may have the last words of a QEMU.
+        report.summary = printable(&format!("{trouble}; the same up to instruction {least} at least"));
     }
     // A program's code is found by its instructions, but nothing says when it is reached.
     if request.explain && !is_program {
@@ -226,6 +244,7 @@ fn decide(
     let found = ride.follow(look, request.interrupts, progress);
     let equal = ride.comparator.equal();
     (report.compared.instructions, report.compared.chunks) = (equal * CHUNK, equal);
+    report.console = Some(Consoles::by_now(&ride.consoles));
     let again = zoom::Again { request, drive, look, levels };
     let target = report.builds.a.target.clone();
     let outcome = ride.comparator.calls().outcome;
@@ -238,6 +257,7 @@ fn decide(
             let (at, unlike) = (ride.comparator.seen(), ride.comparator.unlike());
             let samples = ride.comparator.samples();
             let seen = if parted.flow || unlike.is_some() { Some(ride.windows(parted.chunk)?) } else { None };
+            report.console = Some(ride.hear());
             // Two QEMUs at a time are enough.
             ride.kill();
             if is_program {
@@ -257,10 +277,14 @@ fn decide(
         Order::Ended { side, at } if ride.stalled && drive.sources.is_empty() => {
             let ending = format!("stood still for {} s", STALL.as_secs());
             let broken = Broken { side, kind: Kind::Hang, ending, said: String::new(), started: at };
-            broken.conclude(&again, &mut ride, report)
+            broken.conclude(&again, &mut ride, report)?;
+            report.console = Some(ride.hear());
+            Ok(())
         }
         order => {
             ride.conclude(order, drive.compares_console, report)?;
+            report.console =
+                Some(Consoles::by_now(&ride.consoles)).filter(|_| report.verdict != Verdict::Same);
             if is_program && outcome.is_some() {
                 let consoles = std::mem::take(&mut ride.consoles);
                 ride.kill();
@@ -279,7 +303,9 @@ fn decide(
             (Kind::Crash, format!("died ({ending})"))
         };
         let broken = Broken { side: *side, kind, ending, said: said.clone(), started: *started };
-        return broken.conclude(&again, &mut ride, report);
+        broken.conclude(&again, &mut ride, report)?;
+        report.console = Some(ride.hear());
+        return Ok(());
     }
     decided?;
     let unseen = report.divergence.as_ref().map(|divergence| divergence.kind);
@@ -289,7 +315,7 @@ fn decide(
     {
         ride.kill();
         let looked = unseen::explain(&again, report.compared.instructions, kind == Kind::Console)
-            .and_then(|zoomed| zoomed.map_or(Ok(()), |zoomed| explained(&zoomed, kind, report)));
+            .and_then(|zoomed| zoomed.map_or(Ok(()), |zoomed| explained(request, &zoomed, kind, report)));
         // What is found stays found.
         if let Err(why) = looked {
             report.notes.push(format!("no instruction can be named: {why}"));
@@ -390,11 +416,12 @@ fn part(
         }
         zoomed => zoomed?,
     };
-    let (divergence, notes) = match (zoomed, &seen, apart) {
-        (Some(zoomed), _, _) => Divergence::zoomed(&target, &streams_of(&zoomed.windows)?, &zoomed),
-        (None, Some(windows), Some(at)) => Divergence::of(&target, &streams_of(windows)?, at),
+    let telling = again.request.telling(&target);
+    let (divergence, notes) = match (&zoomed, &seen, apart) {
+        (Some(zoomed), _, _) => Divergence::zoomed(telling, &streams_of(&zoomed.windows)?, zoomed),
+        (None, Some(windows), Some(at)) => Divergence::of(telling, &streams_of(windows)?, at),
         (None, Some(windows), None) => match &unlike {
-            Some(unlike) => Divergence::of_calls(&target, &streams_of(windows)?, unlike),
+            Some(unlike) => Divergence::of_calls(telling, &streams_of(windows)?, unlike),
             None => return Err(Trouble::Hidden(parted.chunk)),
         },
         (None, None, _) => return Err(Trouble::Hidden(parted.chunk)),
@@ -403,18 +430,32 @@ fn part(
     report.compared.instructions = divergence.icount.a;
     report.summary = divergence.summary();
     report.notes.extend(notes);
+    if let Some(console) = zoomed.and_then(|zoomed| zoomed.written.at(divergence.icount.a)) {
+        report.console = Some(console);
+    }
     report.divergence = Some(divergence);
     Ok(())
 }
 
 /// What was only to be seen from outside comes of an instruction.
-fn explained(zoomed: &zoom::Zoomed, seen: Kind, report: &mut Report) -> Result<(), Trouble> {
-    let (divergence, notes) =
-        Divergence::zoomed(&report.builds.a.target, &streams_of(&zoomed.windows)?, zoomed);
+fn explained(
+    request: &Request,
+    zoomed: &zoom::Zoomed,
+    seen: Kind,
+    report: &mut Report,
+) -> Result<(), Trouble> {
+    let telling = request.telling(&report.builds.a.target);
+    let (divergence, notes) = Divergence::zoomed(telling, &streams_of(&zoomed.windows)?, zoomed);
     let before = std::mem::replace(&mut report.summary, divergence.summary());
     report.notes = notes;
     report.notes.push(format!("seen first in {seen}: {before}"));
     report.compared.instructions = divergence.icount.a;
+    // Where only the consoles differ the line says more in which they do.
+    if divergence.kind != Kind::Console
+        && let Some(console) = zoomed.written.at(divergence.icount.a)
+    {
+        report.console = Some(console);
+    }
     report.divergence = Some(divergence);
     Ok(())
 }
@@ -573,9 +614,7 @@ impl Ride {
                 Ok(Some((side, message)))
             }
             Ok((side, Happening::Console(bytes))) => {
-                let console = self.consoles.get_mut(side);
-                let room = CONSOLE.saturating_sub(console.len());
-                console.extend(&bytes[..bytes.len().min(room)]);
+                self.wrote(side, &bytes);
                 Ok(None)
             }
             Ok((side, Happening::ProbeGone(Some(why)))) => Err(Trouble::Probe(side, why)),
@@ -661,6 +700,25 @@ impl Ride {
     fn kill(&mut self) {
         self.runs.a.kill();
         self.runs.b.kill();
+    }
+
+    /// What the guests have written by now. What else comes meanwhile is lost.
+    fn hear(&mut self) -> Consoles {
+        let until = Instant::now() + COMING;
+        while let Ok((side, happening)) =
+            self.come.recv_timeout(until.saturating_duration_since(Instant::now()))
+        {
+            if let Happening::Console(bytes) = happening {
+                self.wrote(side, &bytes);
+            }
+        }
+        Consoles::by_now(&self.consoles)
+    }
+
+    fn wrote(&mut self, side: Side, bytes: &[u8]) {
+        let console = self.consoles.get_mut(side);
+        let room = CONSOLE.saturating_sub(console.len());
+        console.extend(&bytes[..bytes.len().min(room)]);
     }
 
     /// Where a side has ended.
@@ -861,7 +919,7 @@ impl Ride {
         let statuses = Pair { a: self.runs.a.wait()?, b: self.runs.b.wait()? };
         while let Ok((side, happening)) = self.come.try_recv() {
             if let Happening::Console(bytes) = happening {
-                self.consoles.get_mut(side).extend(bytes);
+                self.wrote(side, &bytes);
             }
         }
         Ok(statuses)

@@ -7,6 +7,7 @@ use qemu::arguments::Arguments;
 use qemu::build::Build;
 use qemu::run;
 use recorder::reader::Reader;
+use replayer::symbols::Symbols;
 use serde::Serialize;
 
 use crate::comparator::{Pair, Side};
@@ -64,10 +65,21 @@ pub struct Tried {
     pub summary: String,
 }
 
+/// The build that is checked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Examined {
+    pub path: String,
+    pub version: String,
+    pub sha256: String,
+    /// The guest's arguments.
+    pub line: Vec<String>,
+}
+
 /// What came of all settings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Checked {
     pub verdict: Verdict,
+    pub build: Examined,
     pub settings: Vec<Tried>,
     /// The whole report of the first setting with a difference; where there is none, of the first with trouble.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,6 +94,9 @@ pub struct Request<'a> {
     pub recording: Option<&'a mut Reader>,
     /// Whether a difference is to be explained.
     pub explain: bool,
+    /// How many of the last blocks up to a divergence are told, and the names of the guest's code.
+    pub blocks: usize,
+    pub symbols: Option<&'a Symbols>,
     pub interrupts: &'a AtomicU32,
 }
 
@@ -96,9 +111,15 @@ pub fn check(
     progress: &mut dyn FnMut(&Setting, u64),
     done: &mut dyn FnMut(&Tried),
 ) -> Result<Checked, ride::Error> {
-    let mut checked = Checked { verdict: Verdict::Trouble, settings: Vec::new(), report: None };
     let recorded = request.recording.as_ref().map(|recording| recording.manifest.arguments.clone());
     let guest = request.arguments.map(<[String]>::to_vec).or(recorded).unwrap_or_default();
+    let build = Examined {
+        path: request.build.path.display().to_string(),
+        version: request.build.version.clone(),
+        sha256: request.build.sha256.clone(),
+        line: guest.clone(),
+    };
+    let mut checked = Checked { verdict: Verdict::Trouble, build, settings: Vec::new(), report: None };
     let chosen = Arguments::parse(&guest).value("accel").is_some();
     for setting in settings {
         let tried = |found, summary| Tried {
@@ -125,6 +146,8 @@ pub fn check(
                 extra: Pair { a: &[], b: &setting.arguments },
                 driven: request.recording.as_deref_mut().map_or(Driven::Live, Driven::Recording),
                 explain: request.explain,
+                blocks: request.blocks,
+                symbols: request.symbols,
                 interrupts: request.interrupts,
             },
             &mut |equal| progress(setting, equal),

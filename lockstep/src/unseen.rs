@@ -46,6 +46,7 @@ pub(crate) fn explain(again: &Again, end: u64, console: bool) -> Result<Option<Z
         Compared::Found(difference) => Some(*difference),
         Compared::Same | Compared::Before => close.console,
     };
-    let zoomed = difference.map(|difference| inside(again, &look, difference, close.names, close.windows));
+    let zoomed = difference
+        .map(|difference| inside(again, &look, difference, close.names, close.windows, close.written));
     zoomed.transpose()
 }

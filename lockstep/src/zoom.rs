@@ -19,6 +19,7 @@ use crate::depth;
 use crate::difference::{Compared, Difference, What, first, leads};
 use crate::drive::Drive;
 use crate::expansion::first_difference;
+use crate::report::console::Written;
 use crate::ride::{Request, Ride, Trouble, streams_of};
 
 /// What it takes to run both once more.
@@ -43,6 +44,8 @@ pub(crate) struct Zoomed {
     pub values: bool,
     /// The instructions around.
     pub windows: Pair<Vec<Window>>,
+    /// What the guests had written by then.
+    pub written: Written,
 }
 
 /// What one close look saw.
@@ -53,6 +56,7 @@ pub(crate) struct Close {
     pub names: Vec<String>,
     pub windows: Pair<Vec<Window>>,
     pub steps: Pair<Vec<Step>>,
+    pub written: Written,
 }
 
 /// The most instructions that a block has (`TCG_MAX_INSNS` in include/tcg/tcg.h).
@@ -78,7 +82,8 @@ pub(crate) fn zoom(again: &Again, parted: Parted, at: Option<u64>) -> Result<Opt
         let close = closely(again, &look, Stretch { from: parted.after, to }, Pair::default())?;
         match close.compared {
             Compared::Found(difference) => {
-                return inside(again, &look, *difference, close.names, close.windows).map(Some);
+                return inside(again, &look, *difference, close.names, close.windows, close.written)
+                    .map(Some);
             }
             // They have parted before: registers were not looked at, or not often enough.
             Compared::Before => {
@@ -145,8 +150,8 @@ pub(crate) fn at_once(
     if difference.to != difference.from + 1 || !(shown || at.is_some() && flow_parts(&close.windows)? == at) {
         return Ok(None);
     }
-    let Close { names, windows, .. } = close;
-    Ok(Some(Zoomed { difference: *difference, inside: None, names, values: look.values, windows }))
+    let Close { names, windows, written, .. } = close;
+    Ok(Some(Zoomed { difference: *difference, inside: None, names, values: look.values, windows, written }))
 }
 
 /// The position of the first instruction that is another one.
@@ -163,9 +168,10 @@ pub(crate) fn inside(
     difference: Difference,
     names: Vec<String>,
     windows: Pair<Vec<Window>>,
+    written: Written,
 ) -> Result<Zoomed, Trouble> {
     let Difference { from, to, .. } = difference;
-    let mut zoomed = Zoomed { difference, inside: None, names, values: look.values, windows };
+    let mut zoomed = Zoomed { difference, inside: None, names, values: look.values, windows, written };
     // One instruction; or nothing is seen inside of a block but accesses, which were told with their instructions.
     if to == from + 1 || !look.registers {
         return Ok(zoomed);
@@ -183,6 +189,7 @@ pub(crate) fn inside(
         && found.to <= to
     {
         zoomed.windows = close.windows;
+        zoomed.written = close.written;
         zoomed.inside = Some(*found);
     }
     Ok(zoomed)
@@ -261,8 +268,11 @@ pub(crate) fn closely(
     let steps = std::mem::take(&mut ride.steps);
     let names = std::mem::take(&mut ride.names.a);
     let consoles = files.map(|files| consoles(&files)).transpose()?;
-    let console = consoles.and_then(|consoles| Difference::on_console(&steps, &consoles));
-    Ok(Close { compared: first(&steps, stretch), console, names, windows, steps })
+    let (console, written) = match consoles {
+        Some(consoles) => (Difference::on_console(&steps, &consoles), Written::of(consoles, &steps)),
+        None => (None, Written::default()),
+    };
+    Ok(Close { compared: first(&steps, stretch), console, names, windows, steps, written })
 }
 
 /// What the consoles' files have, from their beginning.

@@ -61,7 +61,7 @@ impl Place {
         (names(self.folder.path()), names(&self.path("tmp")))
     }
 
-    fn command<S: AsRef<str>>(&self, arguments: &[S]) -> Command {
+    pub fn command<S: AsRef<str>>(&self, arguments: &[S]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tandem"));
         command
             .args(arguments.iter().map(AsRef::as_ref))

@@ -309,6 +309,8 @@ mod tests {
     use super::log::{Entry, Translation, in_memory, read};
     use super::{Explanation, Guilty, Stage, explained, page};
     use crate::comparator::Pair;
+    use crate::text::Medium;
+    use crate::text::page::Page;
     use trace::block::Instruction;
 
     const SEABIOS_7: &str = include_str!("logs/seabios-7.2.log");
@@ -369,30 +371,36 @@ mod tests {
         explained(&Pair { a: caught(&[a], &wanted), b: caught(&[b], &wanted) }, mode, other_release)
     }
 
+    fn shown(explanation: &Explanation) -> String {
+        let mut paper = Page::new(Medium::default());
+        page::render(&mut paper, explanation);
+        paper.finished()
+    }
+
     #[test]
     fn two_releases_of_an_x86_block_read_like_this() {
         let explanation = explain(SEABIOS_7, SEABIOS_10, SEABIOS_7, Some(16), true);
         assert_eq!(explanation.stage, Stage::Frontend);
-        let page = page::render(&explanation);
+        let page = shown(&explanation);
         assert!(page.lines().all(|line| line.chars().count() <= 100), "{page}");
         insta::assert_snapshot!(page);
     }
 
     #[test]
     fn two_newer_releases_read_like_this() {
-        insta::assert_snapshot!(page::render(&explain(SEABIOS_10, SEABIOS_11, SEABIOS_7, Some(16), true)));
+        insta::assert_snapshot!(shown(&explain(SEABIOS_10, SEABIOS_11, SEABIOS_7, Some(16), true)));
     }
 
     #[test]
     fn an_aarch64_block_reads_like_this() {
         let (a, b) = (include_str!("logs/aarch64-7.2.log"), include_str!("logs/aarch64-10.0.log"));
-        insta::assert_snapshot!(page::render(&explain(a, b, a, None, true)));
+        insta::assert_snapshot!(shown(&explain(a, b, a, None, true)));
     }
 
     #[test]
     fn a_riscv64_block_reads_like_this() {
         let (a, b) = (include_str!("logs/riscv64-7.2.log"), include_str!("logs/riscv64-10.0.log"));
-        insta::assert_snapshot!(page::render(&explain(a, b, a, None, true)));
+        insta::assert_snapshot!(shown(&explain(a, b, a, None, true)));
     }
 
     /// The second run had other addresses, and its QEMU no disassembler.
@@ -406,7 +414,7 @@ mod tests {
         }
         assert_eq!(explanation.stage, Stage::None);
         assert!(stages.host.iter().any(|row| row.a.as_deref() == Some("call [pool lookup_tb_ptr]")));
-        insta::assert_snapshot!(page::render(&explanation));
+        insta::assert_snapshot!(shown(&explanation));
 
         let log = include_str!("logs/aarch64-10.0.log");
         let other = include_str!("logs/aarch64-10.0-objd.log");
@@ -466,7 +474,7 @@ mod tests {
         ] {
             let explanation = explain(good, faulty, good, Some(32), false);
             assert_eq!(explanation.stage, stage, "{name}");
-            insta::assert_snapshot!(name, page::render(&explanation));
+            insta::assert_snapshot!(name, shown(&explanation));
         }
     }
 

@@ -1,15 +1,14 @@
 //! An explanation as text, side by side, at most 100 columns wide.
 
-use std::fmt::Write;
-
 use super::comparison::Row;
 use super::{Explanation, Stages};
 use crate::comparator::Side;
+use crate::text::page::{Ink, Page};
 
-/// The width of all, but for the margin.
-const PAGE: usize = 98;
-/// The width of a side.
-const COLUMN: usize = 46;
+/// The width of all.
+const PAGE: usize = 100;
+/// What of that is no side's: the margin, and the sign between.
+const MARGIN: usize = 8;
 /// Lines that are the same and shown around what differs.
 const CONTEXT: usize = 3;
 /// Guest instructions that are shown where they are the same.
@@ -18,15 +17,17 @@ const GUEST: usize = 24;
 const LINES: usize = 80;
 
 /// The explanation, to stand in a report.
-#[must_use]
-pub fn render(explanation: &Explanation) -> String {
-    let mut page = String::new();
-    let _ = writeln!(page, "  explanation: {}", explanation.summary);
+pub(crate) fn render(page: &mut Page, explanation: &Explanation) {
+    page.pieces(&[
+        (Ink::Plain, "  "),
+        (Ink::Heading, "explanation:"),
+        (Ink::Plain, &format!(" {}", explanation.summary)),
+    ]);
     for side in [Side::A, Side::B] {
         let block = explanation.block.get(side);
         let times = if block.times == 1 { "once".to_owned() } else { format!("{} times", block.times) };
         let ways = if block.ways > 1 { format!(", in {} ways", block.ways) } else { String::new() };
-        let _ = writeln!(page, "  {side}: block {}, translated {times}{ways}", block.pc);
+        page.line(&format!("  {side}: block {}, translated {times}{ways}", block.pc));
     }
     let Stages { guest, ops, optimised, host } = &explanation.stages;
     for (name, rows, always) in [
@@ -35,30 +36,30 @@ pub fn render(explanation: &Explanation) -> String {
         ("optimised ops", optimised, 0),
         ("host code", host, 0),
     ] {
-        stage(&mut page, name, rows, always);
+        stage(page, name, rows, always);
     }
+    let width = page.columns(PAGE) - 2;
     for note in &explanation.notes {
-        for line in folded(Some(&format!("note: {note}")), PAGE) {
-            let _ = writeln!(page, "  {line}");
+        for line in folded(Some(&format!("note: {note}")), width) {
+            page.line(&format!("  {line}"));
         }
     }
-    page
 }
 
 /// One stage; where nothing differs its lines are shown only if they are at most `always`.
-fn stage(page: &mut String, name: &str, rows: &[Row], always: usize) {
-    let _ = writeln!(page);
+fn stage(page: &mut Page, name: &str, rows: &[Row], always: usize) {
+    page.blank();
     let differ = rows.iter().filter(|row| !row.same).count();
     if differ == 0 {
-        let _ = writeln!(page, "  {name}: the same, {} lines", rows.len());
+        page.line(&format!("  {name}: the same, {} lines", rows.len()));
         if rows.len() <= always {
             for row in rows {
-                let _ = writeln!(page, "    {}", row.a.as_deref().unwrap_or_default());
+                page.line(&format!("    {}", row.a.as_deref().unwrap_or_default()));
             }
         }
         return;
     }
-    let _ = writeln!(page, "  {name}: {differ} of {} lines differ (| both, < only A, > only B)", rows.len());
+    page.line(&format!("  {name}: {differ} of {} lines differ (| both, < only A, > only B)", rows.len()));
     let mut shown = 0;
     let mut left_out = 0;
     for (number, row) in rows.iter().enumerate() {
@@ -68,8 +69,10 @@ fn stage(page: &mut String, name: &str, rows: &[Row], always: usize) {
             continue;
         }
         if shown == LINES {
-            let _ =
-                writeln!(page, "    ... {} more lines; --format json has all of them", rows.len() - number);
+            page.line(&format!(
+                "    ... {} more lines; --format json and --report have all of them",
+                rows.len() - number
+            ));
             return;
         }
         the_same(page, &mut left_out);
@@ -79,25 +82,32 @@ fn stage(page: &mut String, name: &str, rows: &[Row], always: usize) {
     the_same(page, &mut left_out);
 }
 
-fn the_same(page: &mut String, count: &mut usize) {
+fn the_same(page: &mut Page, count: &mut usize) {
     if *count > 0 {
-        let _ = writeln!(page, "    ... {count} the same");
+        page.line(&format!("    ... {count} the same"));
     }
     *count = 0;
 }
 
-fn both(page: &mut String, row: &Row) {
+fn both(page: &mut Page, row: &Row) {
     let mark = match (&row.a, &row.b) {
         _ if row.same => ' ',
         (Some(_), None) => '<',
         (None, Some(_)) => '>',
         _ => '|',
     };
-    let (a, b) = (folded(row.a.as_deref(), COLUMN), folded(row.b.as_deref(), COLUMN));
+    let column = (page.columns(PAGE) - MARGIN) / 2;
+    let (a, b) = (folded(row.a.as_deref(), column), folded(row.b.as_deref(), column));
+    let (ink_a, ink_b) = if row.same { (Ink::Plain, Ink::Plain) } else { (Ink::OnlyA, Ink::OnlyB) };
     for number in 0..a.len().max(b.len()).max(1) {
         let part = |side: &[String]| side.get(number).cloned().unwrap_or_default();
-        let line = format!("  {:<COLUMN$} {} {}", part(&a), if number == 0 { mark } else { ' ' }, part(&b));
-        let _ = writeln!(page, "{}", line.trim_end());
+        let mark = if number == 0 { mark } else { ' ' };
+        page.pieces(&[
+            (Ink::Plain, "  "),
+            (ink_a, &format!("{:<column$}", part(&a))),
+            (Ink::Plain, &format!(" {mark} ")),
+            (ink_b, &part(&b)),
+        ]);
     }
 }
 
