@@ -1,14 +1,16 @@
 //! A build that crashes or hangs where the other goes on: that is a divergence, and where it is the probe has said.
 
-use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use recorder::account::grouped;
 use trace::message::{CHUNK, FromProbe};
 
 use crate::comparator::{AHEAD, Pair, Side};
+use crate::disassembly::asks_qemu;
 use crate::report::{Divergence, Kind, Report, Verdict};
 use crate::ride::{Ride, Trouble, stream_of};
+use crate::texts;
+use crate::zoom::Again;
 
 /// How long the other side may take to get as far.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -33,12 +35,7 @@ impl Broken {
     ///
     /// # Errors
     /// Where the other side does not go on either.
-    pub fn conclude(
-        self,
-        ride: &mut Ride,
-        interrupts: &AtomicU32,
-        report: &mut Report,
-    ) -> Result<(), Trouble> {
+    pub fn conclude(self, ride: &mut Ride, again: &Again, report: &mut Report) -> Result<(), Trouble> {
         let Broken { side, kind, ending, said, started } = self;
         let other = side.other();
         let chunk = started / CHUNK;
@@ -47,7 +44,7 @@ impl Broken {
         let mut ended = ride.ended_at(other);
         while passed <= chunk && ended.is_none() {
             ride.credit(other, passed + AHEAD);
-            match ride.next(interrupts)? {
+            match ride.next(again.request.interrupts)? {
                 Some((from, FromProbe::Chunk { index, .. })) if from == other => passed = index + 1,
                 Some((from, FromProbe::End { position, .. })) if from == other => ended = Some(position),
                 _ if begin.elapsed() > PATIENCE => return Err(Trouble::Both(ending + &said)),
@@ -58,10 +55,15 @@ impl Broken {
             return Err(Trouble::Both(ending + &said));
         }
         // What the broken one has executed nobody can ask any more: up to its last full chunk it was the same.
-        let windows = ride.windows_of(other, chunk)?;
+        let mut windows = ride.windows_of(other, chunk)?;
+        let target = report.builds.a.target.clone();
+        if asks_qemu(&target) {
+            // Two QEMUs at a time are enough.
+            ride.kill();
+            texts::fill(again, &mut [&mut windows])?;
+        }
         let stream = stream_of(other, &windows)?;
         let last = stream.iter().position(|executed| executed.position + 1 == started);
-        let target = report.builds.a.target.clone();
         let streams = Pair { a: stream.clone(), b: stream };
         let mut divergence = Divergence::broken(&target, &streams, last, kind);
         *divergence.next.get_mut(side) = None;

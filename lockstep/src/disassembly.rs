@@ -1,4 +1,5 @@
-//! Instructions as text: iced-x86 for x86 guests, the bytes for others.
+//! Instructions as text: iced-x86 for x86 guests, for others what QEMU's own disassembler made of them where the probe asked it
+//! ([`asks_qemu`]), and else the bytes.
 //!
 //! The plugin interface does not say which mode an x86 guest is in. The lengths of the instructions as QEMU
 //! decoded them do, over the blocks that ran before: of 64, 32 and 16 bit the mode that gives all of the
@@ -42,7 +43,7 @@ impl Disassembler {
     /// For the last instruction of `stream`, of a guest with QEMU's architecture name `target`.
     #[must_use]
     pub fn at_end(target: &str, stream: &[Executed]) -> Self {
-        if !matches!(target, "x86_64" | "i386") {
+        if !is_x86(target) {
             return Disassembler { bits: None };
         }
         let modes: &[u32] = if target == "i386" { &[32, 16] } else { &[64, 32, 16] };
@@ -69,6 +70,7 @@ impl Disassembler {
                 formatter().format(&decoded, &mut text);
                 text
             }
+            None if !instruction.text.is_empty() => instruction.text.clone(),
             None => format!("({})", hex(&instruction.bytes)),
         }
     }
@@ -100,6 +102,15 @@ impl Disassembler {
     pub fn mode(self) -> Option<u32> {
         self.bits
     }
+}
+
+/// Whether QEMU's disassembler is asked for the code of a guest with QEMU's architecture name `target`.
+pub(crate) fn asks_qemu(target: &str) -> bool {
+    !is_x86(target)
+}
+
+fn is_x86(target: &str) -> bool {
+    matches!(target, "x86_64" | "i386")
 }
 
 /// How x86 instructions are written everywhere.

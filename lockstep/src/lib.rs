@@ -4,8 +4,8 @@
 //! [`depth`] is how much of them is compared. [`expansion`] finds the first instruction that is another one in the two windows
 //! that the probes then give; [`zoom`] runs both again to find the one whose effect differs first, which [`difference`]
 //! tells from what was seen there, and [`blame`] where it can only be reasoned out; [`broken`] is a side that crashes or
-//! hangs, [`unseen`] what differs on the console only; [`disassembly`] makes text of instructions; [`explain`] shows what
-//! both builds make of the guilty block; [`report`] is the result as data and [`text`] as a page to read. [`inputs`] compares
+//! hangs, [`unseen`] what differs on the console only; [`held`] is the zoom where builds tell no registers, which [`dump`] then
+//! has from QEMU's monitor; [`disassembly`] makes text of instructions, with [`texts`] from QEMU; [`explain`] shows what both builds make of the guilty block; [`report`] is the result as data and [`text`] as a page to read. [`inputs`] compares
 //! what two recordings took in; [`selfcheck`] rides a build against itself. Where the guests are user programs [`calls`]
 //! compares their system calls, and [`programs`] tells an input that differs from what the builds make of it.
 
@@ -17,13 +17,16 @@ pub mod depth;
 mod difference;
 pub mod disassembly;
 mod drive;
+mod dump;
 pub mod expansion;
 pub mod explain;
+mod held;
 pub mod inputs;
 mod programs;
 pub mod report;
 pub mod ride;
 pub mod selfcheck;
 pub mod text;
+mod texts;
 mod unseen;
 mod zoom;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use qemu::arguments::Refusal;
 use qemu::build::{Build, Mode};
+use qemu::monitor;
 use qemu::run::{self, Happening, Plan, Run, Typing, describe};
 use recorder::reader::Reader;
 use replayer::death::Death;
@@ -22,10 +23,13 @@ use crate::broken::Broken;
 use crate::calls::{self, Input};
 use crate::comparator::{Comparator, KEPT, Order, OutOfTurn, Pair, Parted, Side};
 use crate::depth::{self, Depth, TooDeep};
+use crate::disassembly::asks_qemu;
 use crate::drive::{Drive, source_of};
 use crate::expansion::{Executed, expand, first_difference};
+use crate::held;
 use crate::programs::{self, Cause, First};
 use crate::report::{Compared, Divergence, Kind, Report, Ridden, Verdict};
+use crate::texts;
 use crate::unseen;
 use crate::zoom;
 use recorder::account::grouped;
@@ -87,6 +91,8 @@ pub(crate) enum Trouble {
     Hidden(u64),
     #[error("{} differs in each run of one build too: an input that differs, and not what either build makes of it", .0.described())]
     Input(Input),
+    #[error("registers can't be read: {0}")]
+    Unread(monitor::Error),
     #[error("{0}")]
     Again(Box<Error>),
     #[error("{0}")]
@@ -251,7 +257,7 @@ fn decide(
         Order::Ended { side, at } if ride.stalled && drive.sources.is_empty() => {
             let ending = format!("stood still for {} s", STALL.as_secs());
             let broken = Broken { side, kind: Kind::Hang, ending, said: String::new(), started: at };
-            broken.conclude(&mut ride, request.interrupts, report)
+            broken.conclude(&mut ride, &again, report)
         }
         order => {
             ride.conclude(order, drive.compares_console, report)?;
@@ -268,7 +274,7 @@ fn decide(
         let kind = if ride.stalled { Kind::Hang } else { Kind::Crash };
         let ending = if ride.stalled { "stood still".to_owned() } else { format!("died ({ending})") };
         let broken = Broken { side: *side, kind, ending, said: said.clone(), started: *started };
-        return broken.conclude(&mut ride, request.interrupts, report);
+        return broken.conclude(&mut ride, &again, report);
     }
     decided?;
     let unseen = report.divergence.as_ref().map(|divergence| divergence.kind);
@@ -349,7 +355,7 @@ fn after_an_input(
 fn part(
     again: &zoom::Again,
     parted: Parted,
-    seen: Option<Pair<Vec<Window>>>,
+    mut seen: Option<Pair<Vec<Window>>>,
     unlike: Option<Pair<Call>>,
     report: &mut Report,
 ) -> Result<(), Trouble> {
@@ -375,6 +381,29 @@ fn part(
         }
         zoomed => zoomed?,
     };
+    let mut by_monitor = None;
+    if held::is_wanted(again) {
+        let to = zoomed.as_ref().map(|zoomed| zoomed.difference.to).or(at.map(|at| at + 1));
+        match held::zoom(again, to.unwrap_or(parted.before)) {
+            Ok(found) => by_monitor = found,
+            Err(Trouble::Interrupted) => return Err(Trouble::Interrupted),
+            // What is found stays found.
+            Err(why) => {
+                report.notes.push(format!("what comes without registers is all that is known: {why}"))
+            }
+        }
+    }
+    if let (None, Some(windows)) = (&zoomed, &mut seen)
+        && asks_qemu(&target)
+    {
+        texts::fill(again, &mut [&mut windows.a, &mut windows.b])?;
+    }
+    if let Some(zoomed) = &by_monitor {
+        let (mut divergence, mut notes) = Divergence::zoomed(&target, &streams_of(&zoomed.windows)?, zoomed);
+        held::doubts(zoomed, &mut divergence, &mut notes);
+        found(divergence, notes, report);
+        return Ok(());
+    }
     let (divergence, notes) = match (zoomed, &seen, apart) {
         (Some(zoomed), _, _) => Divergence::zoomed(&target, &streams_of(&zoomed.windows)?, &zoomed),
         (None, Some(windows), Some(at)) => Divergence::of(&target, &streams_of(windows)?, at),
@@ -384,12 +413,16 @@ fn part(
         },
         (None, None, _) => return Err(Trouble::Hidden(parted.chunk)),
     };
+    found(divergence, notes, report);
+    Ok(())
+}
+
+fn found(divergence: Divergence, notes: Vec<String>, report: &mut Report) {
     report.verdict = Verdict::Different;
     report.compared.instructions = divergence.icount.a;
     report.summary = divergence.summary();
     report.notes.extend(notes);
     report.divergence = Some(divergence);
-    Ok(())
 }
 
 /// What was only to be seen from outside comes of an instruction.
@@ -436,6 +469,13 @@ pub(crate) struct Ride {
     aborted: bool,
 }
 
+/// What a QEMU is given beside its line.
+#[derive(Default)]
+pub(crate) struct Given {
+    pub arguments: Vec<String>,
+    pub passed: Option<OwnedFd>,
+}
+
 /// How much of a console is kept for comparing, bytes.
 const CONSOLE: usize = 16 << 20;
 
@@ -451,16 +491,28 @@ impl Ride {
         drive: &Drive,
         consoles: Option<&Pair<File>>,
     ) -> Result<Self, Error> {
+        Self::start_given(request, drive, consoles, &Pair::default())
+    }
+
+    /// The same, with something more given to each.
+    pub fn start_given(
+        request: &Request,
+        drive: &Drive,
+        consoles: Option<&Pair<File>>,
+        given: &Pair<Given>,
+    ) -> Result<Self, Error> {
         let (tell, come) = channel();
         let start = |side: Side| {
+            let Given { arguments, passed } = given.get(side);
             let log = source_of(&drive.sources, side).map(Source::log);
+            let passed: Vec<_> = log.into_iter().chain(passed.as_ref().map(AsFd::as_fd)).collect();
             let plan = Plan {
                 build: request.builds.get(side),
-                arguments: drive.lines.get(side),
+                arguments: &[&drive.lines.get(side)[..], arguments].concat(),
                 folder: drive.folders.get(side),
                 probe: Some(request.probe),
                 typed: Typing::Nothing,
-                passed: log.as_slice(),
+                passed: &passed,
                 commanded: false,
                 console: consoles.map(|files| files.get(side).as_fd()),
             };
@@ -583,7 +635,7 @@ impl Ride {
     }
 
     /// Has both end at once.
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.runs.a.kill();
         self.runs.b.kill();
     }
@@ -591,6 +643,11 @@ impl Ride {
     /// Whether the consoles differ as far as both have come.
     pub fn consoles_differ(&self) -> bool {
         console_difference(&self.consoles.a, &self.consoles.b).is_some()
+    }
+
+    /// The guest's architecture, by QEMU's name.
+    pub fn target(&self) -> &str {
+        &self.runs.a.target
     }
 
     /// Where a side has ended.
@@ -606,6 +663,11 @@ impl Ride {
     /// Lets a side run on.
     pub fn credit(&mut self, side: Side, credit: u64) {
         self.runs.get_mut(side).say(&ToProbe::Credit(credit));
+    }
+
+    /// Lets a side run on that waits where it was to be held.
+    pub fn on(&mut self, side: Side) {
+        self.runs.get_mut(side).say(&ToProbe::On);
     }
 
     /// What a side's QEMU has said on its standard error.

@@ -83,9 +83,10 @@ impl Looking {
 
     /// Where the next sample or step is due behind `position`.
     fn next(&self, position: u64) -> u64 {
-        let spaced = match self.look.spacing {
-            0 => u64::MAX,
-            spacing => (position / spacing + 1) * spacing,
+        let spaced = match (self.look.spacing, self.look.waits) {
+            (0, _) => u64::MAX,
+            (spacing, Some(waits)) if position < waits.from => waits.from.div_ceil(spacing) * spacing,
+            (spacing, _) => (position / spacing + 1) * spacing,
         };
         match self.look.closely {
             Some(closely) if position < closely.from => spaced.min(closely.from),
@@ -106,6 +107,11 @@ impl Looking {
     /// How many instructions may be entered, from `position` on, before a block's beginning is to be looked at.
     pub fn room(&self, position: u64) -> u64 {
         if self.is_again(position) { 0 } else { self.due.saturating_sub(position) }
+    }
+
+    /// Whether what was looked at where a block begins at `position` is waited for.
+    pub fn waits(&self, position: u64) -> bool {
+        self.look.waits.is_some_and(|waits| position >= waits.from && position < waits.to)
     }
 
     /// Whether the stretch that is looked at closely has begun and not ended.
@@ -231,6 +237,14 @@ mod tests {
         assert_eq!(samples.iter().map(|sample| sample.position).collect::<Vec<_>>(), [105]);
         let last = looking.last_samples();
         assert_eq!((last.len(), last[0].position, last[0].registers), (1, 210, samples[0].registers));
+    }
+
+    #[test]
+    fn before_the_stretch_that_is_waited_in_nothing_is_due() {
+        let waits = Some(Stretch { from: 250, to: 400 });
+        let looking = Looking::new(Look { spacing: 100, waits, ..Look::default() });
+        assert_eq!(looking.room(0), 300);
+        assert!(looking.waits(300) && !looking.waits(249) && !looking.waits(400));
     }
 
     #[test]
