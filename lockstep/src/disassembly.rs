@@ -70,7 +70,7 @@ impl Disassembler {
                 formatter().format(&decoded, &mut text);
                 text
             }
-            None if !instruction.text.is_empty() => instruction.text.clone(),
+            None if !instruction.text.is_empty() => without_code(instruction),
             None => format!("({})", hex(&instruction.bytes)),
         }
     }
@@ -102,6 +102,13 @@ impl Disassembler {
     pub fn mode(self) -> Option<u32> {
         self.bits
     }
+}
+
+/// The text of an instruction, without its code, which QEMU's disassembler for RISC-V puts before it as a number.
+fn without_code(instruction: &Instruction) -> String {
+    let Instruction { bytes, text, .. } = instruction;
+    let code: String = bytes.iter().rev().map(|byte| format!("{byte:02x}")).collect();
+    text.strip_prefix(&code).map_or(&**text, str::trim_start).to_owned()
 }
 
 /// Whether QEMU's disassembler is asked for the code of a guest with QEMU's architecture name `target`.
@@ -136,4 +143,23 @@ pub(crate) fn agrees(bits: u32, instruction: &Instruction) -> bool {
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Disassembler, asks_qemu};
+    use trace::block::Instruction;
+
+    #[test]
+    fn what_qemu_says_is_shown_and_else_the_bytes() {
+        let text = |bytes: &[u8], text: &str| {
+            let instruction =
+                Instruction { text: text.to_owned(), ..Instruction::new(0x1000, bytes.to_vec()) };
+            Disassembler::at_end("riscv64", &[]).text(&instruction)
+        };
+        assert_eq!(text(&[0x20, 0xb9], "b920 fsd fs0,112(a0)"), "fsd fs0,112(a0)");
+        assert_eq!(text(&[0x20, 0xb9], "fsd fs0,112(a0)"), "fsd fs0,112(a0)");
+        assert_eq!(text(&[0x20, 0xb9], ""), "(20 b9)");
+        assert!(asks_qemu("riscv64") && !asks_qemu("x86_64"));
+    }
 }

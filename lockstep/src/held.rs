@@ -24,7 +24,7 @@ use crate::difference::{Compared, Difference, first};
 use crate::disassembly::asks_qemu;
 use crate::dump::{self, FLAGS, Registers};
 use crate::report::{Certainty, Divergence};
-use crate::ride::{Given, Ride, Trouble};
+use crate::ride::{Given, Ride, Trouble, streams_of};
 use crate::selfcheck;
 use crate::zoom::{Again, Zoomed};
 
@@ -53,12 +53,35 @@ pub(crate) fn is_wanted(again: &Again) -> bool {
         && again.drive.sources.is_empty()
 }
 
-/// Looks for where registers differ first on the way to `to`, behind which two runs are known to be different. `None` where
-/// they don't, or differ from the beginning on.
+/// What was found with registers.
+struct Found {
+    zoomed: Zoomed,
+    /// The position of the instruction of the guilty block behind which an x86's flags are no longer the same.
+    flags: Option<u64>,
+}
+
+/// Said where registers tell no more than what was compared without them.
+pub(crate) const NOTHING: &str = "a build tells plugins no registers; read through QEMU's monitor they are not the same from the \
+     guest's beginning on, or never differ where nothing else does";
+
+/// Looks for where registers differ first on the way to `to`, behind which two runs are known to be different; gives back the
+/// divergence there, and what there is to say of it. `None` where they don't, or differ from the beginning on.
 ///
 /// # Errors
 /// Where a run fails.
-pub(crate) fn zoom(again: &Again, to: u64) -> Result<Option<Zoomed>, Trouble> {
+pub(crate) fn look(
+    again: &Again,
+    to: u64,
+    target: &str,
+) -> Result<Option<(Divergence, Vec<String>)>, Trouble> {
+    let Some(found) = zoom(again, to)? else { return Ok(None) };
+    let (mut divergence, mut notes) =
+        Divergence::zoomed(target, &streams_of(&found.zoomed.windows)?, &found.zoomed);
+    found.doubt(&mut divergence, &mut notes);
+    Ok(Some((divergence, notes)))
+}
+
+fn zoom(again: &Again, to: u64) -> Result<Option<Found>, Trouble> {
     let mut stretch = Stretch { from: 0, to };
     while stretch.to - stretch.from > CLOSE {
         let spacing = (stretch.to - stretch.from).div_ceil(PLACES);
@@ -79,6 +102,7 @@ pub(crate) fn zoom(again: &Again, to: u64) -> Result<Option<Zoomed>, Trouble> {
     let windows = std::mem::take(&mut close.windows);
     let Difference { from, to, .. } = difference;
     let mut zoomed = Zoomed { difference, inside: None, names, values: look.values, windows };
+    let mut flags = None;
     if to > from + 1 {
         let stretch = Stretch { from, to: to + 1 };
         let look = Look { closely: Some(stretch), waits: Some(stretch), ..look };
@@ -87,8 +111,9 @@ pub(crate) fn zoom(again: &Again, to: u64) -> Result<Option<Zoomed>, Trouble> {
             .first(stretch)
             .filter(|(inside, names)| inside.from >= from && inside.to <= to && *names == zoomed.names)
             .map(|(inside, _)| inside);
+        flags = zoomed.inside.as_ref().and_then(|inside| single.flags_differ(inside.to));
     }
-    Ok(Some(zoomed))
+    Ok(Some(Found { zoomed, flags }))
 }
 
 /// Runs both up to behind `stretch`, and reads their registers wherever they are held. `single`: with one instruction a block.
@@ -197,14 +222,27 @@ impl Held {
                     names.iter().zip(0..).filter(|(name, _)| *name != FLAGS).filter_map(bytes).collect();
             }
         }
+        // Where registers are the same so are the places that are read, and of some reads only one of two releases tells.
+        let loads = Pair::of(|side| {
+            let all = self.steps.get(side).iter().flat_map(|step| &step.accesses);
+            all.filter(|access| !access.is_store).copied().collect::<Vec<_>>()
+        });
+        for side in [Side::A, Side::B] {
+            for step in self.steps.get_mut(side) {
+                step.accesses.retain(|access| access.is_store);
+            }
+        }
         let Compared::Found(difference) = first(&self.steps, stretch) else { return None };
         let mut difference = *difference;
+        for side in [Side::A, Side::B] {
+            let within = difference.from..difference.to;
+            let own = loads.get(side).iter().filter(|access| within.contains(&access.position));
+            // An instruction that does both reads first.
+            difference.accesses.get_mut(side).splice(0..0, own.copied());
+        }
         // Flags are shown, and not compared.
         if let Some(number) = names.iter().position(|name| name == FLAGS) {
-            let flags = |side: Side, position: u64| {
-                let read = self.registers.get(side).get(&position)?;
-                read.iter().find(|(name, _)| name == FLAGS).map(|(_, bytes)| bytes.clone())
-            };
+            let flags = |side: Side, position: u64| flags(self.registers.get(side).get(&position)?).cloned();
             let Difference { from, to, before, after, .. } = &mut difference;
             for (values, side, position) in
                 [(before, Side::A, *from), (&mut after.a, Side::A, *to), (&mut after.b, Side::B, *to)]
@@ -214,6 +252,24 @@ impl Held {
             }
         }
         Some((difference, names))
+    }
+
+    /// The last place up to `to` behind which flags were no longer the same.
+    fn flags_differ(&self, to: u64) -> Option<u64> {
+        let Held { registers: Pair { a, b }, .. } = self;
+        let both = a
+            .range(..=to)
+            .filter_map(|(position, a)| Some((*position, flags(a)? == flags(b.get(position)?)?)));
+        let mut equal = None;
+        let mut found = None;
+        for (position, is_equal) in both {
+            match equal {
+                Some(before) if !is_equal => (equal, found) = (None, Some(before)),
+                _ if is_equal => equal = Some(position),
+                _ => {}
+            }
+        }
+        found
     }
 
     /// The names of the registers that both sides have, in A's order, the flags last.
@@ -231,18 +287,91 @@ impl Held {
     }
 }
 
-/// What is said of an instruction that was found so.
-pub(crate) fn doubts(zoomed: &Zoomed, divergence: &mut Divergence, notes: &mut Vec<String>) {
-    notes.push(
-        "registers were read through QEMU's monitor, because a build tells plugins none: at places on the way to where the runs part"
-            .to_owned(),
-    );
-    let reads = |side| divergence.accesses.get(side).iter().any(|access| access.kind == "load");
-    if !zoomed.values && divergence.certainty == Certainty::Seen && (reads(Side::A) || reads(Side::B)) {
-        divergence.certainty = Certainty::First;
+fn flags(registers: &Registers) -> Option<&Vec<u8>> {
+    registers.iter().find(|(name, _)| name == FLAGS).map(|(_, bytes)| bytes)
+}
+
+impl Found {
+    /// What is to be said of an instruction that was found so.
+    fn doubt(&self, divergence: &mut Divergence, notes: &mut Vec<String>) {
+        let Found { zoomed, flags } = self;
         notes.push(
-            "this instruction reads memory, whose values a build does not tell: what was written there may have been wrong before"
+            "a build tells plugins no registers: they were read through QEMU's monitor, at places on the way to where the runs part"
                 .to_owned(),
         );
+        let position = divergence.icount.a;
+        if divergence.certainty == Certainty::Flags && *flags == Some(position) {
+            notes.push(
+                "the monitor tells flags: they are the same before this instruction, and not behind it"
+                    .to_owned(),
+            );
+        }
+        let reads = |difference: &Difference| {
+            let all = difference.accesses.a.iter().chain(&difference.accesses.b);
+            all.into_iter().any(|access| !access.is_store && access.position == position)
+        };
+        if !zoomed.values && (reads(&zoomed.difference) || zoomed.inside.as_ref().is_some_and(reads)) {
+            if divergence.certainty == Certainty::Seen {
+                divergence.certainty = Certainty::First;
+            }
+            notes.push(
+                "this instruction reads memory, whose values a build does not tell: what was written there may have been wrong before"
+                    .to_owned(),
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Places with a value of a register and of the flags.
+    fn held(a: &[(u64, u8, u8)], b: &[(u64, u8, u8)]) -> Held {
+        let side = |places: &[(u64, u8, u8)]| {
+            let registers = |&(position, value, flags): &(u64, u8, u8)| {
+                (position, vec![("rax".to_owned(), vec![value]), (FLAGS.to_owned(), vec![flags])])
+            };
+            places.iter().map(registers).collect()
+        };
+        Held { registers: Pair { a: side(a), b: side(b) }, steps: Pair::default(), windows: Pair::default() }
+    }
+
+    const ALL: Stretch = Stretch { from: 0, to: 100 };
+
+    #[test]
+    fn the_next_stretch_lies_between_places_that_both_have() {
+        let a = [(10, 1, 0), (20, 1, 0), (25, 7, 0), (30, 2, 0)];
+        let b = [(10, 1, 0), (20, 1, 9), (26, 8, 0), (30, 3, 0)];
+        assert_eq!(held(&a, &b).nearer(ALL), Some(Stretch { from: 20, to: 30 }));
+        assert_eq!(held(&a, &a).nearer(ALL), Some(Stretch { from: 30, to: 100 }));
+    }
+
+    #[test]
+    fn what_differs_at_the_beginning_does_not_count_until_it_is_the_same() {
+        let (a, b) = ([(0, 1, 0), (10, 1, 0), (20, 2, 0)], [(0, 2, 0), (10, 1, 0), (20, 3, 0)]);
+        assert_eq!(held(&a, &b).nearer(ALL), Some(Stretch { from: 10, to: 20 }));
+        assert_eq!(held(&a[..1], &b[..1]).nearer(ALL), None);
+        assert_eq!(
+            held(&[(60, 1, 0)], &[(60, 2, 0)]).nearer(Stretch { from: 50, to: 70 }),
+            Some(Stretch { from: 50, to: 60 })
+        );
+    }
+
+    #[test]
+    fn of_flags_the_last_instruction_counts_behind_which_they_differ() {
+        let a = [(1, 0, 1), (2, 0, 2), (3, 0, 3), (4, 0, 4)];
+        let b = [(1, 0, 9), (2, 0, 2), (3, 0, 9), (4, 0, 9)];
+        assert_eq!(held(&a, &b).flags_differ(4), Some(2));
+        assert_eq!(held(&a, &b).flags_differ(2), None);
+        assert_eq!(held(&a, &a).flags_differ(4), None);
+    }
+
+    #[test]
+    fn registers_that_one_side_has_alone_are_left_out() {
+        let mut held = held(&[(1, 0, 0)], &[(1, 0, 0)]);
+        held.registers.a.get_mut(&1).unwrap().insert(0, ("opmask0".to_owned(), vec![1]));
+        assert_eq!(held.names(), ["rax", FLAGS]);
+        assert!(are_equal(&held.registers.a[&1], &held.registers.b[&1]));
     }
 }

@@ -381,28 +381,23 @@ fn part(
         }
         zoomed => zoomed?,
     };
-    let mut by_monitor = None;
     if held::is_wanted(again) {
         let to = zoomed.as_ref().map(|zoomed| zoomed.difference.to).or(at.map(|at| at + 1));
-        match held::zoom(again, to.unwrap_or(parted.before)) {
-            Ok(found) => by_monitor = found,
+        match held::look(again, to.unwrap_or(parted.before), &target) {
+            Ok(Some((divergence, notes))) => {
+                found(divergence, notes, report);
+                return Ok(());
+            }
+            Ok(None) => report.notes.push(held::NOTHING.to_owned()),
             Err(Trouble::Interrupted) => return Err(Trouble::Interrupted),
             // What is found stays found.
-            Err(why) => {
-                report.notes.push(format!("what comes without registers is all that is known: {why}"))
-            }
+            Err(why) => report.notes.push(format!("no registers can be told: {why}")),
         }
     }
     if let (None, Some(windows)) = (&zoomed, &mut seen)
         && asks_qemu(&target)
     {
         texts::fill(again, &mut [&mut windows.a, &mut windows.b])?;
-    }
-    if let Some(zoomed) = &by_monitor {
-        let (mut divergence, mut notes) = Divergence::zoomed(&target, &streams_of(&zoomed.windows)?, zoomed);
-        held::doubts(zoomed, &mut divergence, &mut notes);
-        found(divergence, notes, report);
-        return Ok(());
     }
     let (divergence, notes) = match (zoomed, &seen, apart) {
         (Some(zoomed), _, _) => Divergence::zoomed(&target, &streams_of(&zoomed.windows)?, &zoomed),
@@ -438,7 +433,7 @@ fn explained(zoomed: &zoom::Zoomed, seen: Kind, report: &mut Report) -> Result<(
 }
 
 /// The instructions of both sides' windows.
-fn streams_of(windows: &Pair<Vec<Window>>) -> Result<Pair<Vec<Executed<'_>>>, Trouble> {
+pub(crate) fn streams_of(windows: &Pair<Vec<Window>>) -> Result<Pair<Vec<Executed<'_>>>, Trouble> {
     Ok(Pair { a: stream_of(Side::A, &windows.a)?, b: stream_of(Side::B, &windows.b)? })
 }
 
