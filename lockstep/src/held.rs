@@ -85,7 +85,7 @@ fn zoom(again: &Again, to: u64) -> Result<Option<Found>, Trouble> {
     let mut stretch = Stretch { from: 0, to };
     while stretch.to - stretch.from > CLOSE {
         let spacing = (stretch.to - stretch.from).div_ceil(PLACES);
-        let look = Look { spacing, waits: Some(stretch), ..Look::default() };
+        let look = Look { spacing, waits: Some(stretch), ..again.look.clone() };
         let held = run(again, &look, stretch, false)?;
         let Some(nearer) = held.nearer(stretch) else { return Ok(None) };
         if nearer == stretch {
@@ -192,19 +192,25 @@ fn are_equal(a: &Registers, b: &Registers) -> bool {
 
 impl Held {
     /// The stretch between the last place at which all was equal and the first behind it at which it was not. What differs where
-    /// the guest begins, and then no more, is what the processor was like when it was switched on.
+    /// the guest begins, and then no more, is what the processor was like when it was switched on. Where all differs from the
+    /// beginning on it is the stretch up to the first place.
     fn nearer(&self, stretch: Stretch) -> Option<Stretch> {
         let Held { registers: Pair { a, b }, .. } = self;
         let both = a.iter().filter_map(|(position, a)| Some((*position, are_equal(a, b.get(position)?))));
         let mut equal = (stretch.from > 0).then_some(stretch.from);
+        let mut first = None;
         for (position, is_equal) in both {
             match (is_equal, equal) {
                 (true, _) => equal = Some(position),
                 (false, Some(from)) => return Some(Stretch { from, to: position }),
+                (false, None) if position > 0 => first = first.or(Some(position)),
                 (false, None) => {}
             }
         }
-        Some(Stretch { from: equal?, ..stretch })
+        match equal {
+            Some(from) => Some(Stretch { from, ..stretch }),
+            None => first.map(|to| Stretch { to, ..stretch }),
+        }
     }
 
     /// The first difference of those blocks or instructions that were looked at one by one, and the names of the registers.
@@ -352,6 +358,8 @@ mod tests {
         let (a, b) = ([(0, 1, 0), (10, 1, 0), (20, 2, 0)], [(0, 2, 0), (10, 1, 0), (20, 3, 0)]);
         assert_eq!(held(&a, &b).nearer(ALL), Some(Stretch { from: 10, to: 20 }));
         assert_eq!(held(&a[..1], &b[..1]).nearer(ALL), None);
+        let (a, b) = ([(0, 1, 0), (10, 1, 0)], [(0, 2, 0), (10, 2, 0)]);
+        assert_eq!(held(&a, &b).nearer(ALL), Some(Stretch { from: 0, to: 10 }));
         assert_eq!(
             held(&[(60, 1, 0)], &[(60, 2, 0)]).nearer(Stretch { from: 50, to: 70 }),
             Some(Stretch { from: 50, to: 60 })

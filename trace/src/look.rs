@@ -70,10 +70,9 @@ impl Looking {
             begun: false,
             over: false,
         };
-        looking.due = match looking.look.closely {
-            Some(closely) if closely.from == 0 => 0,
-            _ => looking.next(0),
-        };
+        let Look { closely, waits, .. } = looking.look;
+        let from_the_start = [closely, waits].into_iter().flatten().any(|stretch| stretch.from == 0);
+        looking.due = if from_the_start { 0 } else { looking.next(0) };
         looking
     }
 
@@ -245,6 +244,8 @@ mod tests {
         let looking = Looking::new(Look { spacing: 100, waits, ..Look::default() });
         assert_eq!(looking.room(0), 300);
         assert!(looking.waits(300) && !looking.waits(249) && !looking.waits(400));
+        let waits = Some(Stretch { from: 0, to: 400 });
+        assert!(Looking::new(Look { spacing: 100, waits, ..Look::default() }).is_due(0));
     }
 
     #[test]
