@@ -24,7 +24,7 @@ use crate::difference::{Compared, Difference, first};
 use crate::disassembly::asks_qemu;
 use crate::dump::{self, FLAGS, Registers};
 use crate::report::{Certainty, Divergence};
-use crate::ride::{Given, Ride, Trouble, streams_of};
+use crate::ride::{Given, Ride, Trouble, of_zoomed};
 use crate::selfcheck;
 use crate::zoom::{Again, Zoomed};
 
@@ -75,8 +75,7 @@ pub(crate) fn look(
     target: &str,
 ) -> Result<Option<(Divergence, Vec<String>)>, Trouble> {
     let Some(found) = zoom(again, to)? else { return Ok(None) };
-    let (mut divergence, mut notes) =
-        Divergence::zoomed(target, &streams_of(&found.zoomed.windows)?, &found.zoomed);
+    let (mut divergence, mut notes) = of_zoomed(target, &found.zoomed)?;
     found.doubt(&mut divergence, &mut notes);
     Ok(Some((divergence, notes)))
 }
@@ -302,7 +301,7 @@ impl Found {
     fn doubt(&self, divergence: &mut Divergence, notes: &mut Vec<String>) {
         let Found { zoomed, flags } = self;
         notes.push(
-            "a build tells plugins no registers: they were read through QEMU's monitor, at places on the way to where the runs part"
+            "a build tells plugins no registers: they were read through QEMU's monitor, at places on the way to where the difference shows"
                 .to_owned(),
         );
         let position = divergence.icount.a;

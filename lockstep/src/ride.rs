@@ -279,12 +279,22 @@ fn decide(
     decided?;
     let unseen = report.divergence.as_ref().map(|divergence| divergence.kind);
     if let Some(kind @ (Kind::Console | Kind::ExitStatus)) = unseen
-        && look.registers
+        && (look.registers || held::is_wanted(&again))
         && !is_program
     {
         ride.kill();
-        let looked = unseen::explain(&again, report.compared.instructions, kind == Kind::Console)
-            .and_then(|zoomed| zoomed.map_or(Ok(()), |zoomed| explained(&zoomed, kind, report)));
+        let end = report.compared.instructions;
+        let looked = if look.registers {
+            unseen::explain(&again, end, kind == Kind::Console)
+                .and_then(|zoomed| zoomed.map(|zoomed| of_zoomed(&target, &zoomed)).transpose())
+        } else {
+            held::look(&again, end, &target)
+        };
+        let looked = looked.map(|found| {
+            if let Some((divergence, notes)) = found {
+                explained(divergence, notes, kind, report);
+            }
+        });
         // What is found stays found.
         if let Err(why) = looked {
             report.notes.push(format!("no instruction can be named: {why}"));
@@ -421,19 +431,21 @@ fn found(divergence: Divergence, notes: Vec<String>, report: &mut Report) {
 }
 
 /// What was only to be seen from outside comes of an instruction.
-fn explained(zoomed: &zoom::Zoomed, seen: Kind, report: &mut Report) -> Result<(), Trouble> {
-    let (divergence, notes) =
-        Divergence::zoomed(&report.builds.a.target, &streams_of(&zoomed.windows)?, zoomed);
+fn explained(divergence: Divergence, notes: Vec<String>, seen: Kind, report: &mut Report) {
     let before = std::mem::replace(&mut report.summary, divergence.summary());
     report.notes = notes;
     report.notes.push(format!("seen first in {seen}: {before}"));
     report.compared.instructions = divergence.icount.a;
     report.divergence = Some(divergence);
-    Ok(())
+}
+
+/// The divergence that was looked at closely, and what there is to say of it.
+pub(crate) fn of_zoomed(target: &str, zoomed: &zoom::Zoomed) -> Result<(Divergence, Vec<String>), Trouble> {
+    Ok(Divergence::zoomed(target, &streams_of(&zoomed.windows)?, zoomed))
 }
 
 /// The instructions of both sides' windows.
-pub(crate) fn streams_of(windows: &Pair<Vec<Window>>) -> Result<Pair<Vec<Executed<'_>>>, Trouble> {
+fn streams_of(windows: &Pair<Vec<Window>>) -> Result<Pair<Vec<Executed<'_>>>, Trouble> {
     Ok(Pair { a: stream_of(Side::A, &windows.a)?, b: stream_of(Side::B, &windows.b)? })
 }
 
