@@ -51,8 +51,13 @@ fn each_fault_is_laid_at_the_right_instruction_and_stage() {
 /// A good build that tells no registers, and of another release: they are read through its monitor.
 #[test]
 fn an_old_good_build_is_good_enough() {
-    for (name, certainty) in [("flag", "flags"), ("fold", "reasoned"), ("encoding", "seen"), ("link", "seen")]
-    {
+    for (name, certainty) in [
+        ("flag", "flags"),
+        ("fold", "reasoned"),
+        ("liveness", "reasoned"),
+        ("encoding", "seen"),
+        ("link", "seen"),
+    ] {
         let fault = corpus::faults::fault(name).unwrap();
         let place = Place::new();
         let (good, bad) = (tandem::build("debian-7.2"), fault.build().unwrap().display().to_string());
