@@ -66,6 +66,29 @@ fn each_fault_is_laid_at_the_right_instruction_and_stage() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// A good build that tells no registers, and of another release: they are read through its monitor.
+#[test]
+fn an_old_good_build_is_good_enough() {
+    for (name, certainty) in [
+        ("flag", "flags"),
+        ("fold", "reasoned"),
+        ("liveness", "reasoned"),
+        ("encoding", "seen"),
+        ("link", "seen"),
+    ] {
+        let fault = corpus::faults::fault(name).unwrap();
+        let place = Place::new();
+        let (good, bad) = (tandem::build("debian-7.2"), fault.build().unwrap().display().to_string());
+        let line = ["lockstep", "--format", "json", "--a", &good, "--b", &bad, "--"].map(str::to_owned);
+        let report = place.run(&[line.to_vec(), fault.arguments().unwrap()].concat()).ends_with(1).json();
+        let divergence = &report["divergence"];
+        assert_eq!(divergence["pc"]["a"], format!("{:#x}", fault.address().unwrap()), "{name}: {report}");
+        assert_eq!(divergence["certainty"], certainty, "{name}: {report}");
+        assert!(report["notes"].to_string().contains("QEMU's monitor"), "{report}");
+        assert_eq!(place.left(), (vec![], vec![]));
+    }
+}
+
 /// A byte that is another one on its way from the guest to the device: the guest knows nothing of it.
 #[test]
 fn what_only_the_console_shows_has_its_instruction() {

@@ -18,6 +18,30 @@ fn moments(out: &str) -> Vec<(String, String)> {
     all
 }
 
+/// A register of the processor's model, and the table of devices that names it.
+#[test]
+fn it_is_ridden_and_its_code_and_registers_are_shown() {
+    let models = ["--a-arg", "-cpu", "--a-arg", "cortex-a57", "--b-arg", "-cpu", "--b-arg", "cortex-a72"];
+    for (version, instruction, certainty) in
+        [("debian-7.2", "ldr w0, [x2, #4]", "first"), ("debian-10.0", "mrs x2, midr_el1", "seen")]
+    {
+        let place = Place::new();
+        let qemu = build(&format!("{version}-aarch64"));
+        let line = words(&["lockstep", "--a", &qemu, "--b", &qemu, "--format", "json"]);
+        let line = [line, words(&models), words(&["--"]), guest("linux-aarch64")].concat();
+        let report = place.run(&line).ends_with(1).json();
+        let divergence = &report["divergence"];
+        assert_eq!(divergence["instruction"]["a"], instruction, "{report}");
+        assert_eq!(divergence["certainty"], certainty);
+        let registers = divergence["registers"].as_array().unwrap();
+        assert_eq!(registers.len(), 1, "{divergence}");
+        assert_ne!(registers[0]["after"]["a"], registers[0]["after"]["b"]);
+        // Whether memory was the same before, a build that tells no values can't say.
+        let doubted = report["notes"].to_string().contains("may have been wrong before");
+        assert_eq!(doubted, certainty == "first", "{report}");
+    }
+}
+
 #[test]
 fn it_is_recorded_and_replayed_and_its_moments_are_gone_to() {
     for target in ["aarch64", "riscv64"] {

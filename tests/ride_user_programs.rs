@@ -112,6 +112,31 @@ fn programs_of_other_processors_are_ridden_too() {
     }
 }
 
+/// What QEMU's own disassembler says stands in the report; Tandem has one for x86 only.
+#[test]
+fn the_code_of_other_processors_is_shown_as_text() {
+    for (target, model, instruction) in
+        [("aarch64", "cortex-a57", "cbz w2, #"), ("riscv64", "rv64,f=off,d=off", "fsd fs0,112(a0)")]
+    {
+        let place = Place::new();
+        busybox(&place, target);
+        let qemu = build(&format!("{BUILD}-{target}"));
+        let line =
+            ["lockstep", "--a", &qemu, "--b", &qemu, "--b-arg", "-cpu", "--b-arg", model, "--format", "json"];
+        let report = place.run(&[&line[..], &["--", "./busybox", "true"]].concat()).ends_with(1).json();
+        let divergence = &report["divergence"];
+        assert!(divergence["instruction"]["a"].as_str().unwrap().starts_with(instruction), "{divergence}");
+        let blocks = divergence["previous"]["a"].as_array().unwrap();
+        let shown = blocks.iter().flat_map(|block| block["instructions"].as_array().unwrap());
+        let shown: Vec<_> = shown.chain(divergence["following"]["a"].as_array().unwrap()).collect();
+        assert!(shown.len() > 10);
+        for line in shown {
+            let text = line["text"].as_str().unwrap();
+            assert!(text.starts_with(|c: char| c.is_ascii_lowercase()) && !text.contains('\t'), "{line}");
+        }
+    }
+}
+
 #[test]
 fn the_time_is_an_input_and_named() {
     let place = Place::new();

@@ -151,7 +151,7 @@ mod tests {
 
     fn blamed(code: &[&[u8]], wrong: &[&str], access: Option<usize>) -> Option<usize> {
         let instructions: Vec<_> =
-            code.iter().map(|bytes| Instruction { address: 0x1000, bytes: bytes.to_vec() }).collect();
+            code.iter().map(|bytes| Instruction::new(0x1000, bytes.to_vec())).collect();
         let wrong = wrong.iter().map(|&name| name.to_owned()).collect();
         instruction(64, &instructions.iter().collect::<Vec<_>>(), &wrong, access)
     }

@@ -5,10 +5,12 @@ use trace::block::Table;
 use trace::message::{CHUNK, FromProbe, Look};
 
 use crate::comparator::{AHEAD, Pair, Side};
+use crate::disassembly::asks_qemu;
 use crate::expansion::Executed;
 use crate::printable::printable;
 use crate::report::{Divergence, Kind, Report, Verdict};
 use crate::ride::{Ride, Trouble, stream_of};
+use crate::texts;
 use crate::zoom::{Again, start};
 
 /// How many lines of what QEMU said last are shown.
@@ -51,10 +53,15 @@ impl Broken {
             return Err(Trouble::Both(ending + &said));
         }
         // What the broken one has executed nobody can ask any more: up to its last full chunk it was the same.
-        let windows = ride.windows_of(other, chunk)?;
+        let mut windows = ride.windows_of(other, chunk)?;
+        let target = report.builds.a.target.clone();
+        if asks_qemu(&target) {
+            // Two QEMUs at a time are enough.
+            ride.kill();
+            texts::fill(again, &mut [&mut windows])?;
+        }
         let stream = stream_of(other, &windows)?;
         let last = stream.iter().position(|executed| executed.position + 1 == started);
-        let target = report.builds.a.target.clone();
         let last = match last.map(|last| (last, uncounted(&target, &stream[last]))) {
             Some((last, before @ 1..)) => {
                 let earliest = started - before as u64;

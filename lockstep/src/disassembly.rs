@@ -1,4 +1,5 @@
-//! Instructions as text: iced-x86 for x86 guests, the bytes for others.
+//! Instructions as text: iced-x86 for x86 guests, for others what QEMU's own disassembler made of them where the probe asked it
+//! ([`asks_qemu`]), and else the bytes.
 //!
 //! The plugin interface does not say which mode an x86 guest is in. The lengths of the instructions as QEMU
 //! decoded them do, over the blocks that ran before: of 64, 32 and 16 bit the mode that gives all of the
@@ -42,7 +43,7 @@ impl Disassembler {
     /// For the last instruction of `stream`, of a guest with QEMU's architecture name `target`.
     #[must_use]
     pub fn at_end(target: &str, stream: &[Executed]) -> Self {
-        if !matches!(target, "x86_64" | "i386") {
+        if !is_x86(target) {
             return Disassembler { bits: None };
         }
         let modes: &[u32] = if target == "i386" { &[32, 16] } else { &[64, 32, 16] };
@@ -69,6 +70,7 @@ impl Disassembler {
                 formatter().format(&decoded, &mut text);
                 text
             }
+            None if !instruction.text.is_empty() => without_code(instruction),
             None => format!("({})", hex(&instruction.bytes)),
         }
     }
@@ -102,6 +104,22 @@ impl Disassembler {
     }
 }
 
+/// The text of an instruction, without its code, which QEMU's disassembler for RISC-V puts before it as a number.
+fn without_code(instruction: &Instruction) -> String {
+    let Instruction { bytes, text, .. } = instruction;
+    let code: String = bytes.iter().rev().map(|byte| format!("{byte:02x}")).collect();
+    text.strip_prefix(&code).map_or(&**text, str::trim_start).to_owned()
+}
+
+/// Whether QEMU's disassembler is asked for the code of a guest with QEMU's architecture name `target`.
+pub(crate) fn asks_qemu(target: &str) -> bool {
+    !is_x86(target)
+}
+
+fn is_x86(target: &str) -> bool {
+    matches!(target, "x86_64" | "i386")
+}
+
 /// How x86 instructions are written everywhere.
 pub(crate) fn formatter() -> IntelFormatter {
     let mut formatter = IntelFormatter::new();
@@ -125,4 +143,23 @@ pub(crate) fn agrees(bits: u32, instruction: &Instruction) -> bool {
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Disassembler, asks_qemu};
+    use trace::block::Instruction;
+
+    #[test]
+    fn what_qemu_says_is_shown_and_else_the_bytes() {
+        let text = |bytes: &[u8], text: &str| {
+            let instruction =
+                Instruction { text: text.to_owned(), ..Instruction::new(0x1000, bytes.to_vec()) };
+            Disassembler::at_end("riscv64", &[]).text(&instruction)
+        };
+        assert_eq!(text(&[0x20, 0xb9], "b920 fsd fs0,112(a0)"), "fsd fs0,112(a0)");
+        assert_eq!(text(&[0x20, 0xb9], "fsd fs0,112(a0)"), "fsd fs0,112(a0)");
+        assert_eq!(text(&[0x20, 0xb9], ""), "(20 b9)");
+        assert!(asks_qemu("riscv64") && !asks_qemu("x86_64"));
+    }
 }

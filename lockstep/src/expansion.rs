@@ -63,7 +63,7 @@ mod tests {
     use trace::message::Visit;
 
     fn window(first: u64, blocks: &[&[u64]], visits: &[(u32, u32, u32)]) -> Window {
-        let instruction = |&address: &u64| Instruction { address, bytes: vec![0x90] };
+        let instruction = |&address: &u64| Instruction::new(address, vec![0x90]);
         Window {
             first,
             visits: visits.iter().map(|&(block, skip, ran)| Visit { block, skip, ran }).collect(),

@@ -4,7 +4,8 @@
 //! [`depth`] is how much of them is compared. [`expansion`] finds the first instruction that is another one in the two windows
 //! that the probes then give; [`zoom`] runs both again to find the one whose effect differs first, which [`difference`]
 //! tells from what was seen there, and [`blame`] where it can only be reasoned out; [`broken`] is a side that crashes or
-//! hangs, [`unseen`] what differs on the console only; [`disassembly`] makes text of instructions; [`explain`] shows what
+//! hangs, [`unseen`] what differs on the console only; [`held`] is the zoom where builds tell no registers, which [`dump`] then
+//! has from QEMU's monitor; [`disassembly`] makes text of instructions, with [`texts`] from QEMU; [`explain`] shows what
 //! both builds make of the guilty block; [`report`] is the result as data, [`text`] as lines to read and [`html`] as a page to
 //! attach to a bug, both of which show what others say only as far as it is [`printable`]. [`inputs`] compares
 //! what two recordings took in; [`selfcheck`] rides a build against itself. Where the guests are user programs [`calls`]
@@ -18,8 +19,10 @@ pub mod depth;
 mod difference;
 pub mod disassembly;
 mod drive;
+mod dump;
 pub mod expansion;
 pub mod explain;
+mod held;
 pub mod html;
 pub mod inputs;
 pub mod printable;
@@ -29,6 +32,7 @@ pub mod ride;
 pub mod selfcheck;
 mod standing;
 pub mod text;
+mod texts;
 mod unseen;
 mod words;
 mod zoom;

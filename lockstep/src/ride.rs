@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use qemu::arguments::Refusal;
 use qemu::build::{Build, Mode};
+use qemu::monitor;
 use qemu::run::{self, Happening, Plan, Run, Typing, describe};
 use recorder::reader::Reader;
 use replayer::death::Death;
@@ -23,12 +24,15 @@ use crate::broken::Broken;
 use crate::calls::{self, Input};
 use crate::comparator::{Comparator, KEPT, Order, OutOfTurn, Pair, Parted, Side};
 use crate::depth::{self, Depth, TooDeep};
+use crate::disassembly::asks_qemu;
 use crate::drive::{Drive, source_of};
 use crate::expansion::{Executed, expand, first_difference};
+use crate::held;
 use crate::printable::printable;
 use crate::programs::{self, Cause, First};
 use crate::report::{Compared, Consoles, Divergence, Kind, Report, Ridden, Telling, Verdict};
 use crate::standing::{Standing, WORK};
+use crate::texts;
 use crate::unseen;
 use crate::zoom;
 use recorder::account::grouped;
@@ -90,6 +94,8 @@ pub(crate) enum Trouble {
     Hidden(u64),
     #[error("{} differs in each run of one build too: an input that differs, and not what either build makes of it", .0.described())]
     Input(Input),
+    #[error("registers can't be read: {0}")]
+    Unread(monitor::Error),
     #[error("{0}")]
     Again(Box<Error>),
     #[error("{0}")]
@@ -310,12 +316,23 @@ fn decide(
     decided?;
     let unseen = report.divergence.as_ref().map(|divergence| divergence.kind);
     if let Some(kind @ (Kind::Console | Kind::ExitStatus)) = unseen
-        && look.registers
+        && (look.registers || held::is_wanted(&again))
         && !is_program
     {
         ride.kill();
-        let looked = unseen::explain(&again, report.compared.instructions, kind == Kind::Console)
-            .and_then(|zoomed| zoomed.map_or(Ok(()), |zoomed| explained(request, &zoomed, kind, report)));
+        let end = report.compared.instructions;
+        let looked = if look.registers {
+            unseen::explain(&again, end, kind == Kind::Console).and_then(|zoomed| {
+                zoomed.map(|zoomed| of_zoomed(request.telling(&target), &zoomed)).transpose()
+            })
+        } else {
+            held::look(&again, end, &target)
+        };
+        let looked = looked.map(|named| {
+            if let Some(named) = named {
+                explained(named, kind, report);
+            }
+        });
         // What is found stays found.
         if let Err(why) = looked {
             report.notes.push(format!("no instruction can be named: {why}"));
@@ -386,7 +403,7 @@ fn after_an_input(
 fn part(
     again: &zoom::Again,
     parted: Parted,
-    seen: Option<Pair<Vec<Window>>>,
+    mut seen: Option<Pair<Vec<Window>>>,
     (unlike, samples): (Option<Pair<Call>>, Option<(Sample, Pair<Sample>)>),
     report: &mut Report,
 ) -> Result<(), Trouble> {
@@ -416,48 +433,79 @@ fn part(
         }
         zoomed => zoomed?,
     };
+    if held::is_wanted(again) {
+        let to = zoomed.as_ref().map(|zoomed| zoomed.difference.to).or(at.map(|at| at + 1));
+        match held::look(again, to.unwrap_or(parted.before), &target) {
+            Ok(Some(named)) => {
+                found(named, report);
+                return Ok(());
+            }
+            Ok(None) => report.notes.push(held::NOTHING.to_owned()),
+            Err(Trouble::Interrupted) => return Err(Trouble::Interrupted),
+            // What is found stays found.
+            Err(why) => report.notes.push(format!("no registers can be told: {why}")),
+        }
+    }
+    if let (None, Some(windows)) = (&zoomed, &mut seen)
+        && asks_qemu(&target)
+    {
+        texts::fill(again, &mut [&mut windows.a, &mut windows.b])?;
+    }
     let telling = again.request.telling(&target);
-    let (divergence, notes) = match (&zoomed, &seen, apart) {
-        (Some(zoomed), _, _) => Divergence::zoomed(telling, &streams_of(&zoomed.windows)?, zoomed),
-        (None, Some(windows), Some(at)) => Divergence::of(telling, &streams_of(windows)?, at),
-        (None, Some(windows), None) => match &unlike {
+    if let Some(zoomed) = &zoomed {
+        found(of_zoomed(telling, zoomed)?, report);
+        return Ok(());
+    }
+    let (divergence, notes) = match (&seen, apart) {
+        (Some(windows), Some(at)) => Divergence::of(telling, &streams_of(windows)?, at),
+        (Some(windows), None) => match &unlike {
             Some(unlike) => Divergence::of_calls(telling, &streams_of(windows)?, unlike),
             None => return Err(Trouble::Hidden(parted.chunk)),
         },
-        (None, None, _) => return Err(Trouble::Hidden(parted.chunk)),
+        (None, _) => return Err(Trouble::Hidden(parted.chunk)),
     };
+    found(Named { divergence, notes, console: None }, report);
+    Ok(())
+}
+
+/// A divergence whose instruction has a name.
+pub(crate) struct Named {
+    pub divergence: Divergence,
+    /// What there is to say of it.
+    pub notes: Vec<String>,
+    /// What the guests had written by then, where that is known exactly.
+    pub console: Option<Consoles>,
+}
+
+fn found(named: Named, report: &mut Report) {
+    let Named { divergence, notes, console } = named;
     report.verdict = Verdict::Different;
     report.compared.instructions = divergence.icount.a;
     report.summary = divergence.summary();
     report.notes.extend(notes);
-    if let Some(console) = zoomed.and_then(|zoomed| zoomed.written.at(divergence.icount.a)) {
-        report.console = Some(console);
-    }
+    report.console = console.or(report.console.take());
     report.divergence = Some(divergence);
-    Ok(())
 }
 
 /// What was only to be seen from outside comes of an instruction.
-fn explained(
-    request: &Request,
-    zoomed: &zoom::Zoomed,
-    seen: Kind,
-    report: &mut Report,
-) -> Result<(), Trouble> {
-    let telling = request.telling(&report.builds.a.target);
-    let (divergence, notes) = Divergence::zoomed(telling, &streams_of(&zoomed.windows)?, zoomed);
+fn explained(named: Named, seen: Kind, report: &mut Report) {
+    let Named { divergence, notes, console } = named;
     let before = std::mem::replace(&mut report.summary, divergence.summary());
     report.notes = notes;
     report.notes.push(format!("seen first in {seen}: {before}"));
     report.compared.instructions = divergence.icount.a;
     // Where only the consoles differ the line says more in which they do.
-    if divergence.kind != Kind::Console
-        && let Some(console) = zoomed.written.at(divergence.icount.a)
-    {
-        report.console = Some(console);
+    if divergence.kind != Kind::Console && console.is_some() {
+        report.console = console;
     }
     report.divergence = Some(divergence);
-    Ok(())
+}
+
+/// The divergence that was looked at closely.
+pub(crate) fn of_zoomed(telling: Telling, zoomed: &zoom::Zoomed) -> Result<Named, Trouble> {
+    let (divergence, notes) = Divergence::zoomed(telling, &streams_of(&zoomed.windows)?, zoomed);
+    let console = zoomed.written.at(divergence.icount.a);
+    Ok(Named { divergence, notes, console })
 }
 
 /// The instructions of both sides' windows.
@@ -513,6 +561,13 @@ fn note(written: &mut Vec<(u64, u64)>, samples: &[Sample]) {
     }
 }
 
+/// What a QEMU is given beside its line.
+#[derive(Default)]
+pub(crate) struct Given {
+    pub arguments: Vec<String>,
+    pub passed: Option<OwnedFd>,
+}
+
 /// How much of a console is kept for comparing, bytes.
 const CONSOLE: usize = 16 << 20;
 
@@ -528,16 +583,28 @@ impl Ride {
         drive: &Drive,
         consoles: Option<&Pair<File>>,
     ) -> Result<Self, Error> {
+        Self::start_given(request, drive, consoles, &Pair::default())
+    }
+
+    /// The same, with something more given to each.
+    pub fn start_given(
+        request: &Request,
+        drive: &Drive,
+        consoles: Option<&Pair<File>>,
+        given: &Pair<Given>,
+    ) -> Result<Self, Error> {
         let (tell, come) = channel();
         let start = |side: Side| {
+            let Given { arguments, passed } = given.get(side);
             let log = source_of(&drive.sources, side).map(Source::log);
+            let passed: Vec<_> = log.into_iter().chain(passed.as_ref().map(AsFd::as_fd)).collect();
             let plan = Plan {
                 build: request.builds.get(side),
-                arguments: drive.lines.get(side),
+                arguments: &[&drive.lines.get(side)[..], arguments].concat(),
                 folder: drive.folders.get(side),
                 probe: Some(request.probe),
                 typed: Typing::Nothing,
-                passed: log.as_slice(),
+                passed: &passed,
                 commanded: false,
                 console: consoles.map(|files| files.get(side).as_fd()),
             };
@@ -697,7 +764,7 @@ impl Ride {
     }
 
     /// Has both end at once.
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.runs.a.kill();
         self.runs.b.kill();
     }
@@ -721,6 +788,11 @@ impl Ride {
         console.extend(&bytes[..bytes.len().min(room)]);
     }
 
+    /// The guest's architecture, by QEMU's name.
+    pub fn target(&self) -> &str {
+        &self.runs.a.target
+    }
+
     /// Where a side has ended.
     pub fn ended_at(&self, side: Side) -> Option<u64> {
         self.comparator.ended_at(side)
@@ -734,6 +806,11 @@ impl Ride {
     /// Lets a side run on.
     pub fn credit(&mut self, side: Side, credit: u64) {
         self.runs.get_mut(side).say(&ToProbe::Credit(credit));
+    }
+
+    /// Lets a side run on that waits where it was to be held.
+    pub fn on(&mut self, side: Side) {
+        self.runs.get_mut(side).say(&ToProbe::On);
     }
 
     /// What a side's QEMU has said on its standard error.

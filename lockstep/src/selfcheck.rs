@@ -33,16 +33,19 @@ pub fn settings(build: &Build) -> Vec<Setting> {
     };
     let [one, nochain, tb_size, split_wx] = NAMES;
     vec![
-        // The property came in 8.1, and the option went in 10.0.
-        if build.release() < (8, 1) {
-            setting(one, &["-singlestep"])
-        } else {
-            setting(one, &["-accel", "tcg,one-insn-per-tb=on"])
-        },
+        Setting { name: one, arguments: one_instruction_a_block(build) },
         setting(nochain, &["-d", "nochain"]),
         setting(tb_size, &["-accel", "tcg,tb-size=1"]),
         setting(split_wx, &["-accel", "tcg,split-wx=on"]),
     ]
+}
+
+/// What has a build translate each instruction by itself.
+pub(crate) fn one_instruction_a_block(build: &Build) -> Vec<String> {
+    // The property came in 8.1, and the option went in 10.0.
+    let words: &[&str] =
+        if build.release() < (8, 1) { &["-singlestep"] } else { &["-accel", "tcg,one-insn-per-tb=on"] };
+    words.iter().map(|&word| word.to_owned()).collect()
 }
 
 /// What came of a setting.

@@ -17,6 +17,7 @@ use trace::message::{CHUNK, FromProbe, Look, Sample, Step, Stretch, Window};
 use crate::comparator::{Order, Pair, Parted, Side};
 use crate::depth;
 use crate::difference::{Compared, Difference, What, first, leads};
+use crate::disassembly::asks_qemu;
 use crate::drive::Drive;
 use crate::expansion::first_difference;
 use crate::report::console::Written;
@@ -238,9 +239,10 @@ pub(crate) fn closely(
     let mut ride = Ride::start_with(again.request, again.drive, files.as_ref())
         .map_err(|error| Trouble::Again(Box::new(error)))?;
     let (first_chunk, last) = (stretch.from / CHUNK, stretch.to / CHUNK);
+    let texts = asks_qemu(ride.target());
     for side in [Side::A, Side::B] {
-        let look =
-            Look { spacing: 0, closely: Some(stretch), inside: inside.get(side).clone(), ..look.clone() };
+        let inside = inside.get(side).clone();
+        let look = Look { spacing: 0, closely: Some(stretch), inside, texts, ..look.clone() };
         let keeps = u32::try_from(last - first_chunk).unwrap_or(u32::MAX).saturating_add(2);
         ride.go(side, last + 1, keeps, &look);
     }

@@ -24,6 +24,7 @@
 
 #![allow(unsafe_code)]
 
+mod disassembly;
 mod memory;
 mod registers;
 mod syscalls;
@@ -47,6 +48,7 @@ use trace::look::State;
 use trace::message::{API, Asked, PRELOADED, Standing};
 use trace::recent::Recent;
 
+use self::disassembly::Disassembler;
 use self::memory::{Telling, Watching};
 use self::registers::Registers;
 use crate::dying;
@@ -197,6 +199,8 @@ struct Probe {
     code: Code,
     handles: Vec<Handle>,
     watching: Watching,
+    /// Where it is asked.
+    disassembler: Option<Disassembler>,
     /// Where they are read.
     registers: Option<Registers>,
     /// Whether each instruction of what is translated is looked at.
@@ -531,7 +535,7 @@ extern "C" fn vcpu_init(vcpu: c_uint, _: *mut c_void) {
 
 extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
     guarded(|probe, hot| {
-        let Probe { qemu, watching, session, code, handles, is_anew, .. } = probe;
+        let Probe { qemu, watching, session, code, handles, disassembler, is_anew, .. } = probe;
         hot.look_at_next();
         handles.clear();
         handles.extend((0..(qemu.tb_n_insns)(tb)).map(|i| (qemu.tb_get_insn)(tb, i)));
@@ -548,6 +552,11 @@ extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
             }
         }
         let block = session.translated(code);
+        if let Some(disassembler) = disassembler
+            && session.wants_texts(block)
+        {
+            session.keep_texts(block, handles.iter().map(|&insn| disassembler.text(insn)));
+        }
         let entry = usize::try_from(block.entry().packed()).expect("a 64-bit host");
         let look = session.looking().look();
         // With samples it is known at each access which block runs.
@@ -903,6 +912,7 @@ fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(),
     let running_total = !matches!(qemu.counting, Counting::Marker { .. });
     let look = session.looking().look();
     let (watching, telling) = Watching::find(look.values)?;
+    let disassembler = if look.texts { Some(Disassembler::find()?) } else { None };
     let accesses =
         if look.stores || look.loads || look.again { Accesses::with_room() } else { Accesses::NONE };
     let probe = Probe {
@@ -913,6 +923,7 @@ fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(),
         code: Code::default(),
         handles: Vec::new(),
         watching,
+        disassembler,
         registers: None,
         is_anew: false,
         dead: false,

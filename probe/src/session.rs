@@ -129,6 +129,16 @@ impl Session {
         self.table.intern(code)
     }
 
+    /// Whether QEMU's disassembler is to be asked for the instructions of `block`.
+    pub(crate) fn wants_texts(&self, block: &Block) -> bool {
+        self.looking.look().texts && !self.table.has_texts(block)
+    }
+
+    /// What it makes of them.
+    pub(crate) fn keep_texts(&mut self, block: &Block, texts: impl Iterator<Item = String>) {
+        self.table.keep_texts(block, texts);
+    }
+
     /// Whether the instruction with these bytes may access memory.
     pub(crate) fn may_access(&self, bytes: &[u8]) -> bool {
         self.table.may_access(bytes)
@@ -239,8 +249,25 @@ impl Session {
     /// The running block begins, and all is like this.
     pub(crate) fn look(&mut self, state: &State, written: u64) -> Result<(), Trouble> {
         let address = self.stream.running().map_or(0, Block::begin);
-        self.looking.take(self.stream.end().position, address, self.stream.memory(), state, written);
-        self.steps()
+        let position = self.position();
+        self.looking.take(position, address, self.stream.memory(), state, written);
+        self.steps()?;
+        if self.looking.waits(position) {
+            self.say(&FromProbe::Waiting { position })?;
+            self.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the host lets it run on.
+    fn wait(&mut self) -> Result<(), Trouble> {
+        loop {
+            match codec::read(&mut self.host)? {
+                Some(ToProbe::On) => return Ok(()),
+                Some(message) => self.answer(message)?,
+                None => return Err(Trouble::HostGone),
+            }
+        }
     }
 
     /// The instruction that is `number` instructions into the running block comes next; these accesses are that block's.
@@ -325,6 +352,7 @@ impl Session {
                 self.say(&FromProbe::Window(window))
             }
             ToProbe::Go { .. } => Err(Trouble::Protocol("Go a second time")),
+            ToProbe::On => Err(Trouble::Protocol("On where nothing waits")),
             ToProbe::Finish => Err(Trouble::HostGone),
         }
     }

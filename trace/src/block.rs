@@ -14,15 +14,22 @@ use crate::again::{Successor, is_repeated, successor};
 use crate::digest::{PAGE, Step, after_four, after_one, identity};
 use crate::quiet::{is_quiet, is_relative_jump};
 
-/// One guest instruction of a block: its address, of those of its page the one through which it was translated, and its
-/// bytes.
+/// One guest instruction of a block: its address, of those of its page the one through which it was translated, its bytes, and
+/// what QEMU's own disassembler makes of it: nothing where it was not asked, or the build has none for this guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instruction {
     pub address: u64,
     pub bytes: Vec<u8>,
+    pub text: String,
 }
 
 impl Instruction {
+    /// One without a text.
+    #[must_use]
+    pub fn new(address: u64, bytes: Vec<u8>) -> Self {
+        Instruction { address, bytes, text: String::new() }
+    }
+
     /// What stands for it in the digest.
     #[must_use]
     pub fn identity(&self) -> u64 {
@@ -77,7 +84,7 @@ impl Code {
 impl<'a> FromIterator<&'a Instruction> for Code {
     fn from_iter<I: IntoIterator<Item = &'a Instruction>>(instructions: I) -> Self {
         let mut code = Code::default();
-        for Instruction { address, bytes } in instructions {
+        for Instruction { address, bytes, .. } in instructions {
             code.push(*address, bytes.len(), |place| {
                 place.copy_from_slice(bytes);
                 bytes.len()
@@ -249,7 +256,7 @@ impl Block {
     /// Its instructions, in order.
     #[must_use]
     pub fn instructions(&self) -> Vec<Instruction> {
-        self.pieces().map(|(address, bytes)| Instruction { address, bytes: bytes.to_vec() }).collect()
+        self.pieces().map(|(address, bytes)| Instruction::new(address, bytes.to_vec())).collect()
     }
 }
 
@@ -285,6 +292,8 @@ pub struct Table {
     by_content: HashMap<u64, u32>,
     before: Vec<Option<u32>>,
     hasher: RandomState,
+    /// What QEMU's disassembler makes of blocks, where it is asked: a line for each instruction.
+    texts: HashMap<u32, Box<str>>,
 }
 
 impl Table {
@@ -299,6 +308,7 @@ impl Table {
             by_content: HashMap::new(),
             before: Vec::new(),
             hasher: RandomState::new(),
+            texts: HashMap::new(),
         }
     }
 
@@ -354,6 +364,30 @@ impl Table {
         self.blocks[id as usize]
     }
 
+    /// Whether the texts of this block's instructions are there.
+    #[must_use]
+    pub fn has_texts(&self, block: &Block) -> bool {
+        self.texts.contains_key(&block.id)
+    }
+
+    /// Keeps the texts of a block's instructions, in order.
+    pub fn keep_texts(&mut self, block: &Block, texts: impl Iterator<Item = String>) {
+        // A line each, where QEMU's alignment is worth nothing.
+        let line = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ") + "\n";
+        self.texts.insert(block.id, texts.map(line).collect::<String>().into());
+    }
+
+    /// A block's instructions, with their texts where these are there.
+    #[must_use]
+    pub fn instructions(&self, block: &Block) -> Vec<Instruction> {
+        let mut instructions = block.instructions();
+        let texts = self.texts.get(&block.id).map(|texts| texts.lines()).into_iter().flatten();
+        for (instruction, text) in instructions.iter_mut().zip(texts) {
+            text.clone_into(&mut instruction.text);
+        }
+        instructions
+    }
+
     /// The digest of a stream with digest `digest`, after all instructions of these blocks.
     #[must_use]
     pub fn after(&self, mut digest: u64, entries: &[Entry]) -> u64 {
@@ -372,8 +406,7 @@ mod tests {
     use super::{Code, Entry, Instruction, Table};
 
     fn code(instructions: &[(u64, &[u8])]) -> Code {
-        let owned =
-            instructions.iter().map(|&(address, bytes)| Instruction { address, bytes: bytes.to_vec() });
+        let owned = instructions.iter().map(|&(address, bytes)| Instruction::new(address, bytes.to_vec()));
         owned.collect::<Vec<_>>().iter().collect()
     }
 
@@ -406,6 +439,19 @@ mod tests {
             Some((address, *bytes))
         });
         code(&sizes.collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn texts_are_a_line_each_and_go_with_their_instructions() {
+        let mut table = Table::of("aarch64");
+        let block = table.intern(&code(&[(0x1000, &[1, 2, 3, 4]), (0x1004, &[5, 6, 7, 8])]));
+        let texts = |table: &Table| -> Vec<String> {
+            table.instructions(block).into_iter().map(|instruction| instruction.text).collect()
+        };
+        assert!(!table.has_texts(block) && texts(&table) == ["", ""]);
+        table.keep_texts(block, ["mov\tx0,  x1 \n", ""].map(str::to_owned).into_iter());
+        assert!(table.has_texts(block));
+        assert_eq!(texts(&table), ["mov x0, x1", ""]);
     }
 
     #[test]

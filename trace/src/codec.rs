@@ -109,7 +109,7 @@ mod tests {
         FromProbe::Window(Some(Window {
             first: 7,
             visits: vec![Visit { block: 0, skip: 0, ran: 1 }, Visit { block: 0, skip: 1, ran: 1 }],
-            blocks: vec![vec![Instruction { address: 1, bytes: vec![0x90, 0xc3] }]],
+            blocks: vec![vec![Instruction::new(1, vec![0x90, 0xc3])]],
         }))
     }
 

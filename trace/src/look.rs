@@ -83,10 +83,9 @@ impl Looking {
             .closely
             .filter(|_| looking.look.anew)
             .map(|closely| closely.from.saturating_sub(AHEAD));
-        looking.due = match looking.look.closely {
-            Some(closely) if closely.from == 0 => 0,
-            _ => looking.next(0),
-        };
+        let Look { closely, waits, .. } = looking.look;
+        let from_the_start = [closely, waits].into_iter().flatten().any(|stretch| stretch.from == 0);
+        looking.due = if from_the_start { 0 } else { looking.next(0) };
         looking
     }
 
@@ -96,9 +95,10 @@ impl Looking {
 
     /// Where the next sample or step is due behind `position`.
     fn next(&self, position: u64) -> u64 {
-        let spaced = match self.look.spacing {
-            0 => u64::MAX,
-            spacing => (position / spacing + 1) * spacing,
+        let spaced = match (self.look.spacing, self.look.waits) {
+            (0, _) => u64::MAX,
+            (spacing, Some(waits)) if position < waits.from => waits.from.div_ceil(spacing) * spacing,
+            (spacing, _) => (position / spacing + 1) * spacing,
         };
         match self.look.closely {
             Some(closely) if position < closely.from => {
@@ -126,6 +126,11 @@ impl Looking {
     /// Whether all blocks are to be translated anew, at `position`: once.
     pub fn begins_anew(&mut self, position: u64) -> bool {
         self.anew.take_if(|anew| position >= *anew).is_some()
+    }
+
+    /// Whether what was looked at where a block begins at `position` is waited for.
+    pub fn waits(&self, position: u64) -> bool {
+        self.look.waits.is_some_and(|waits| position >= waits.from && position < waits.to)
     }
 
     /// Whether the stretch that is looked at closely has begun and not ended.
@@ -265,6 +270,16 @@ mod tests {
         looking.take(due + 3, 0, Memory::default(), &state(&[1]), 0);
         assert!(!looking.is_due(9_999) && looking.is_due(10_000));
         assert_eq!(looking.steps(), None);
+    }
+
+    #[test]
+    fn before_the_stretch_that_is_waited_in_nothing_is_due() {
+        let waits = Some(Stretch { from: 250, to: 400 });
+        let looking = Looking::new(Look { spacing: 100, waits, ..Look::default() });
+        assert_eq!(looking.room(0), 300);
+        assert!(looking.waits(300) && !looking.waits(249) && !looking.waits(400));
+        let waits = Some(Stretch { from: 0, to: 400 });
+        assert!(Looking::new(Look { spacing: 100, waits, ..Look::default() }).is_due(0));
     }
 
     #[test]

@@ -64,6 +64,8 @@ pub enum FromProbe {
     Window(Option<Window>),
     /// The last instruction that is wanted of those watched for starts now; so many were before it.
     Found { position: u64 },
+    /// The running block begins at `position`, and waits for [`ToProbe::On`]: nothing of it has run.
+    Waiting { position: u64 },
     /// A signal ends QEMU, and so many instructions have started, of the running block at least those that can be left.
     /// `sender`: the process that sent the signal, where QEMU did not raise it itself.
     Dying { started: u64, sender: Option<i32> },
@@ -85,6 +87,8 @@ pub enum ToProbe {
     Digests { from: u64, to: u64 },
     /// The instructions of chunk `0`.
     Window(u64),
+    /// Run on, from where it said [`FromProbe::Waiting`].
+    On,
     /// Nothing more will be asked.
     Finish,
 }
@@ -132,6 +136,10 @@ pub struct Look {
     pub inside: Vec<u64>,
     /// Before that stretch all blocks are translated anew, and in the new ones each instruction is a step.
     pub anew: bool,
+    /// Whether QEMU's disassembler is asked for each instruction that is translated.
+    pub texts: bool,
+    /// In this stretch the probe waits at each sample and [`Step`], and before it takes none.
+    pub waits: Option<Stretch>,
     /// What system calls do, by their numbers, as far as it has to be known.
     pub calls: Vec<(i64, Does)>,
 }

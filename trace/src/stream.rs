@@ -404,7 +404,7 @@ impl Stream {
             visit.ran = visit.ran.min(left);
             left -= visit.ran;
             visit.block = *named.entry(block.id()).or_insert_with(|| {
-                window.blocks.push(block.instructions());
+                window.blocks.push(table.instructions(block));
                 u32::try_from(window.blocks.len() - 1).unwrap_or(u32::MAX)
             });
             window.visits.push(visit);
@@ -423,7 +423,7 @@ mod tests {
 
     fn block(table: &mut Table, addresses: &[u64]) -> &'static Block {
         let instructions: Vec<_> =
-            addresses.iter().map(|&address| Instruction { address, bytes: vec![0x90] }).collect();
+            addresses.iter().map(|&address| Instruction::new(address, vec![0x90])).collect();
         table.intern(&instructions.iter().collect())
     }
 
@@ -491,7 +491,7 @@ mod tests {
             let mut address = 0x1000;
             let instructions = bytes.iter().map(|bytes| {
                 address += bytes.len() as u64;
-                Instruction { address: address - bytes.len() as u64, bytes: bytes.to_vec() }
+                Instruction::new(address - bytes.len() as u64, bytes.to_vec())
             });
             table.intern(&instructions.collect::<Vec<_>>().iter().collect())
         };
@@ -697,7 +697,7 @@ mod tests {
         stream.enter(a, 0, &mut none()).unwrap();
         assert_eq!(stream.standing(0), (Point::START, None));
         let two = Point { position: 2, digest: plain(&[1, 2]) };
-        assert_eq!(stream.standing(2), (two, Some(Instruction { address: 2, bytes: vec![0x90] })));
+        assert_eq!(stream.standing(2), (two, Some(Instruction::new(2, vec![0x90]))));
         let three = Point { position: 3, digest: plain(&[1, 2, 3]) };
         assert_eq!(stream.standing(3), (three, None));
     }

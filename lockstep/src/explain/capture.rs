@@ -126,7 +126,7 @@ fn part(translation: &mut Translation, wanted: &Guilty) {
     }
     let mut rest = translation.bytes(true);
     let mut lines = Vec::new();
-    for Instruction { address, bytes } in &wanted.block {
+    for Instruction { address, bytes, .. } in &wanted.block {
         if rest.len() < bytes.len() || rest.is_empty() {
             break;
         }

@@ -269,7 +269,7 @@ fn guest(sides: Pair<&Translation>, mode: Option<u32>) -> Vec<Row> {
         let shown = |line: &log::GuestLine| {
             let code = format!("{:#x}  {}", line.address, hex(&line.units.concat()));
             let text = if line.text.is_empty() {
-                let instruction = Instruction { address: line.address, bytes: line.units.concat() };
+                let instruction = Instruction::new(line.address, line.units.concat());
                 disassembler.text(&instruction)
             } else {
                 line.text.split_whitespace().collect::<Vec<_>>().join(" ")
@@ -344,7 +344,7 @@ mod tests {
         for line in &translation.guest {
             let bytes = in_memory(&line.units, false);
             if !line.text.is_empty() {
-                block.push(Instruction { address: line.address, bytes });
+                block.push(Instruction::new(line.address, bytes));
                 continue;
             }
             // All of the block, of a build without a disassembler.
@@ -352,7 +352,7 @@ mod tests {
             while decoder.can_decode() {
                 let (address, from) = (decoder.ip(), decoder.position());
                 let _ = decoder.decode();
-                block.push(Instruction { address, bytes: bytes[from..decoder.position()].to_vec() });
+                block.push(Instruction::new(address, bytes[from..decoder.position()].to_vec()));
             }
         }
         Guilty { number: block.len() - 1, block }

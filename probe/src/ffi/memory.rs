@@ -28,6 +28,8 @@ pub(super) struct Watching {
     callback: Callback,
     /// The same for what counts only where the guest is looked at closely.
     closely: Callback,
+    /// For what has to be asked to be told of reads.
+    reads: c_int,
 }
 
 /// QEMU's functions that tell of an access, for the callbacks.
@@ -64,9 +66,14 @@ impl Watching {
             telling.shift = function(c"qemu_plugin_mem_size_shift")?;
             telling.is_store = function(c"qemu_plugin_mem_is_store")?;
         }
-        let (callback, closely): (Callback, Callback) =
-            if values { (accessed, accessed_closely) } else { (touched, touched_closely) };
-        Ok((Watching { register, callback, closely }, telling))
+        // 7.2 tells those who ask for loads of stores alone, and those who ask for stores of both (`op_rw` in
+        // accel/tcg/plugin-gen.c).
+        let (callback, closely, reads): (Callback, Callback, _) = if values {
+            (accessed, accessed_closely, READS)
+        } else {
+            (touched, touched_closely, READS | WRITES)
+        };
+        Ok((Watching { register, callback, closely, reads }, telling))
     }
 
     /// Those that count only where the guest is looked at closely.
@@ -77,7 +84,7 @@ impl Watching {
     /// Has the accesses told of an instruction, the `number`th of a block.
     pub(super) fn watch(self, insn: Handle, block: u32, number: u16, is_store: bool) {
         let tag = usize::try_from(Tag::of(block, number, is_store).packed()).expect("a 64-bit host");
-        let which = if is_store { WRITES } else { READS };
+        let which = if is_store { WRITES } else { self.reads };
         (self.register)(insn, self.callback, CB_NO_REGS, which, std::ptr::without_provenance_mut(tag));
     }
 }
@@ -133,7 +140,7 @@ extern "C" fn touched(_: c_uint, info: u32, address: u64, tag: *mut c_void) {
     // SAFETY: as in `accessed`.
     let hot = unsafe { &mut *HOT.0.get() };
     let tag = Tag::unpacked(tag.addr() as u64);
-    // 7.2 tells those who ask for stores of loads too (`op_rw` in accel/tcg/plugin-gen.c).
+    // Of both is told: see `Watching::find`.
     if (hot.telling.is_store)(info) != tag.is_store() {
         return;
     }
