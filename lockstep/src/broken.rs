@@ -40,8 +40,13 @@ impl Broken {
         ride.is_alone();
         let mut passed = ride.filled(other);
         let mut ended = ride.ended_at(other);
+        // Each once: what is said to one that does not listen fills its socket, and then waits.
+        let mut credit = 0;
         while passed <= chunk && ended.is_none() {
-            ride.credit(other, passed + AHEAD);
+            if credit < passed + AHEAD {
+                credit = passed + AHEAD;
+                ride.credit(other, credit);
+            }
             match ride.next(again.request.interrupts) {
                 Ok(Some((from, FromProbe::Chunk { index, .. }))) if from == other => passed = index + 1,
                 Ok(Some((from, FromProbe::End { position, .. }))) if from == other => ended = Some(position),

@@ -214,6 +214,13 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
         notes,
         again: None,
     };
+    let (mut equal, mut came) = (0, Duration::ZERO);
+    let progress = &mut |now: u64| {
+        if now > equal {
+            (equal, came) = (now, began.elapsed());
+        }
+        progress(now);
+    };
     let mut decided = decide(ride, &request, &drive, &look, levels, &mut report, progress);
     if let (Err(trouble @ (Trouble::Input(_) | Trouble::Undeterministic(_))), None) =
         (&decided, request.depth)
@@ -232,7 +239,9 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
     }
     // A program's code is found by its instructions, but nothing says when it is reached.
     if request.explain && !is_program {
-        drive.explain(&request, began.elapsed(), &mut report);
+        // It took no time to come to a hang but up to the last full chunk.
+        let hangs = report.divergence.as_ref().is_some_and(|divergence| divergence.kind == Kind::Hang);
+        drive.explain(&request, if hangs { came } else { began.elapsed() }, &mut report);
     }
     Ok(report)
 }
