@@ -106,6 +106,14 @@ pub struct Parted {
     pub flow: bool,
 }
 
+/// The samples between which two streams part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Samples {
+    /// The last that is equal.
+    pub alike: Sample,
+    pub unequal: Pair<Sample>,
+}
+
 /// A probe that breaks the order of its messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the probe of side {side} said chunk {said} where chunk {expected} was due")]
@@ -198,8 +206,8 @@ impl Comparator {
 
     /// The last sample that is equal, and the first ones that are not, where they part by samples.
     #[must_use]
-    pub fn samples(&self) -> Option<(Sample, Pair<Sample>)> {
-        Some((self.alike?, self.unequal?))
+    pub fn samples(&self) -> Option<Samples> {
+        Some(Samples { alike: self.alike?, unequal: self.unequal? })
     }
 
     fn see(&mut self, a: &[u64], b: &[u64]) {

@@ -22,7 +22,7 @@ use trace::message::{CHUNK, Call, FromProbe, Look, Point, Sample, Step, ToProbe,
 
 use crate::broken::Broken;
 use crate::calls::{self, Input};
-use crate::comparator::{Comparator, KEPT, Order, OutOfTurn, Pair, Parted, Side};
+use crate::comparator::{Comparator, KEPT, Order, OutOfTurn, Pair, Parted, Samples, Side};
 use crate::depth::{self, Depth, TooDeep};
 use crate::disassembly::asks_qemu;
 use crate::drive::{Drive, source_of};
@@ -413,7 +413,7 @@ fn part(
     again: &zoom::Again,
     parted: Parted,
     mut seen: Option<Pair<Vec<Window>>>,
-    (unlike, samples): (Option<Pair<Call>>, Option<(Sample, Pair<Sample>)>),
+    (unlike, samples): (Option<Pair<Call>>, Option<Samples>),
     report: &mut Report,
 ) -> Result<(), Trouble> {
     let target = report.builds.a.target.clone();

@@ -12,9 +12,9 @@ use std::fs::File;
 use std::io::{self, Read, Seek};
 
 use qemu::build::Mode;
-use trace::message::{CHUNK, FromProbe, Look, Sample, Step, Stretch, Window};
+use trace::message::{CHUNK, FromProbe, Look, Step, Stretch, Window};
 
-use crate::comparator::{Order, Pair, Parted, Side};
+use crate::comparator::{Order, Pair, Parted, Samples, Side};
 use crate::depth;
 use crate::difference::{Compared, Difference, What, first, leads};
 use crate::disassembly::asks_qemu;
@@ -133,18 +133,18 @@ pub(crate) fn at_once(
     again: &Again,
     parted: Parted,
     at: Option<u64>,
-    samples: Option<(Sample, Pair<Sample>)>,
+    samples: Option<Samples>,
 ) -> Result<Option<Zoomed>, Trouble> {
     let able = again.levels.a < NOT_ANEW && again.levels.b < NOT_ANEW;
     if !able || !again.look.registers || again.request.builds.a.mode == Mode::User || parted.after < LONG {
         return Ok(None);
     }
-    let from = samples.map_or(parted.after, |(alike, _)| alike.position.min(parted.after));
+    let from = samples.map_or(parted.after, |samples| samples.alike.position.min(parted.after));
     let to = at.map_or(parted.before, |at| at.min(parted.before)) + BLOCK;
     let look = Look { loads: true, anew: true, ..again.look.clone() };
     let close = closely(again, &look, Stretch { from, to }, Pair::default())?;
     let Compared::Found(difference) = close.compared else { return Ok(None) };
-    let shown = samples.is_some_and(|(alike, unequal)| {
+    let shown = samples.is_some_and(|Samples { alike, unequal }| {
         let leads = |side| leads(close.steps.get(side), &alike, unequal.get(side), again.look.loads);
         leads(Side::A) && leads(Side::B)
     });

@@ -561,7 +561,7 @@ mod tests {
             let mut code = Vec::new();
             let mut instruction = |bytes: &[u8]| {
                 address += bytes.len() as u64;
-                Instruction { address: address - bytes.len() as u64, bytes: bytes.to_vec() }
+                Instruction::new(address - bytes.len() as u64, bytes.to_vec())
             };
             code.extend((0..plain).map(|_| instruction(&[0x90])));
             let repeated = instruction(&[0xf3, 0xa4]);
@@ -605,9 +605,8 @@ mod tests {
     #[test]
     fn what_repeats_is_no_place_to_look_at() {
         let mut table = Table::of("x86_64");
-        let mut block_of = |bytes: &[u8]| {
-            table.intern(&[Instruction { address: 0x1000, bytes: bytes.to_vec() }].iter().collect())
-        };
+        let mut block_of =
+            |bytes: &[u8]| table.intern(&[Instruction::new(0x1000, bytes.to_vec())].iter().collect());
         let (repeated, other) = (block_of(&[0xf3, 0xa4]), block_of(&[0xa4]));
         for (stream, expected) in
             [(Stream::at(Point::START, 2).of_program(), true), (Stream::at(Point::START, 2), false)]
@@ -623,7 +622,7 @@ mod tests {
     #[test]
     fn stores_that_only_say_what_starts_again_do_not_count() {
         let mut table = Table::of("x86_64");
-        let code = [Instruction { address: 0x1000, bytes: vec![0xf3, 0xa4] }];
+        let code = [Instruction::new(0x1000, vec![0xf3, 0xa4])];
         let repeated = table.intern(&code.iter().collect());
         let mut stream = Stream::at(Point::START, 2).with_stores().without_memory();
         let mut accesses = Accesses::with_room();

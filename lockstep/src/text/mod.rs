@@ -142,7 +142,7 @@ mod tests {
             let mut address = from;
             code.iter()
                 .map(|bytes| {
-                    let instruction = Instruction { address, bytes: bytes.to_vec() };
+                    let instruction = Instruction::new(address, bytes.to_vec());
                     address += bytes.len() as u64;
                     instruction
                 })
