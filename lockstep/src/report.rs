@@ -12,6 +12,7 @@ use crate::difference::{Difference, What};
 use crate::disassembly::{Disassembler, hex};
 use crate::expansion::{Executed, first_difference};
 use crate::explain::{Explanation, Guilty};
+use crate::made::Recorded;
 use crate::zoom::Zoomed;
 
 /// How many instructions before the divergence are looked through for one that would explain it.
@@ -57,6 +58,12 @@ pub struct Compared {
     /// `live`: two runs that are deterministic by themselves; `recording`: two replays of one recording;
     /// `recordings`: a replay each of two.
     pub driven_by: &'static str,
+    /// How many instructions each vCPU executed up to where each side ended, where there are several and both have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vcpus: Option<Pair<Vec<u64>>>,
+    /// How the recording came about, where one was made for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recorded: Option<Recorded>,
 }
 
 /// One side's build and command line.
@@ -119,6 +126,9 @@ impl std::fmt::Display for Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Divergence {
     pub kind: Kind,
+    /// The vCPU that executes it, where there are several; all that is shown is of this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vcpu: Option<u32>,
     /// Instructions before it.
     pub icount: Pair<u64>,
     /// The instruction's address.
@@ -221,6 +231,7 @@ impl Divergence {
     pub fn without_instruction(kind: Kind, icount: u64) -> Self {
         Divergence {
             kind,
+            vcpu: None,
             icount: Pair { a: icount, b: icount },
             pc: Pair::default(),
             block: Pair::default(),
@@ -343,12 +354,13 @@ impl Divergence {
 
     /// Which instruction it is.
     pub(crate) fn place(&self) -> String {
+        let vcpu = self.vcpu.map_or_else(String::new, |vcpu| format!("vCPU {vcpu}, "));
         match (&self.block.a, self.in_block.a, &self.instruction.a) {
             (Some(block), Some((number, of)), Some(text)) => format!(
-                "translated block {block}, instruction {number} of {of}, icount {}: `{text}`",
+                "{vcpu}translated block {block}, instruction {number} of {of}, icount {}: `{text}`",
                 grouped(self.icount.a)
             ),
-            _ => format!("icount {}:", grouped(self.icount.a)),
+            _ => format!("{vcpu}icount {}:", grouped(self.icount.a)),
         }
     }
 
@@ -534,6 +546,7 @@ fn around(
     let position = own.a.or(own.b).map_or(0, |executed| executed.position);
     let divergence = Divergence {
         kind,
+        vcpu: None,
         icount: Pair { a: position, b: position },
         pc: Pair::of(|side| own.get(side).map(|e| address(e.instruction.address))),
         block: Pair::of(|side| own.get(side).map(|e| address(e.block[0].address))),

@@ -22,8 +22,10 @@ use crate::broken::Broken;
 use crate::calls::{self, Input};
 use crate::comparator::{Comparator, KEPT, Order, OutOfTurn, Pair, Parted, Side};
 use crate::depth::{self, Depth, TooDeep};
+use crate::difference::{Difference, What};
 use crate::drive::{Drive, source_of};
 use crate::expansion::{Executed, expand, first_difference};
+use crate::made::Made;
 use crate::programs::{self, Cause, First};
 use crate::report::{Compared, Divergence, Kind, Report, Ridden, Verdict};
 use crate::unseen;
@@ -52,6 +54,10 @@ pub enum Error {
     NoRecordings,
     #[error(transparent)]
     Program(#[from] qemu::program::Refusal),
+    #[error(
+        "side {0}: QEMU {1} gives a vCPU no turn while another is busy up to the next timer, and guests that wait for one another stand still; take 8.1 or later, or one vCPU"
+    )]
+    Turns(Side, String),
     #[error("side A is a {0} and side B a {1}: two builds of one guest architecture are needed")]
     Targets(String, String),
 }
@@ -73,6 +79,11 @@ pub(crate) enum Trouble {
     Stalled(String),
     #[error("interrupted")]
     Interrupted,
+    #[error(
+        "the vCPUs took turns differently: behind instruction {}, the same up to there, vCPU {} executes on A and vCPU {} on B; QEMU's builds choose turns themselves, so this is no verdict on what they make of the guest",
+        grouped(*.at), .vcpus.a, .vcpus.b
+    )]
+    Turns { at: u64, vcpus: Pair<u32> },
     #[error("the digests of chunk {0} differ, but the instructions that the probes name do not")]
     Unfound(u64),
     #[error("the probe of side {0} has forgotten where they part")]
@@ -130,8 +141,22 @@ pub enum Driven<'a> {
     Live,
     /// One recording drives both.
     Recording(&'a mut Reader),
+    /// One that was made for it does.
+    Made(&'a mut Made),
     /// Each has its own; what is to be compared is what was recorded.
     Recordings(Pair<&'a mut Reader>),
+}
+
+impl Driven<'_> {
+    /// The same for one more ride.
+    pub(crate) fn again(&mut self) -> Driven<'_> {
+        match self {
+            Driven::Live => Driven::Live,
+            Driven::Recording(recording) => Driven::Recording(recording),
+            Driven::Made(made) => Driven::Made(made),
+            Driven::Recordings(Pair { a, b }) => Driven::Recordings(Pair { a, b }),
+        }
+    }
 }
 
 /// Rides until the builds part or both have ended. `progress` gets the instructions found equal.
@@ -150,7 +175,7 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
     let levels = Pair::of(|side| ride.runs.get(side).plugin_api);
     let (mut look, mut what) = depth::look(depth, request.loads, levels)?;
     let is_program = request.builds.a.mode == Mode::User;
-    let mut notes = Vec::new();
+    let mut notes = drive.notes.clone();
     if is_program {
         look.calls = calls::does(&targets.a);
         what.push("system calls");
@@ -179,7 +204,14 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
     let mut report = Report {
         verdict: Verdict::Trouble,
         summary: String::new(),
-        compared: Compared { instructions: 0, chunks: 0, what, driven_by: drive.driven_by() },
+        compared: Compared {
+            instructions: 0,
+            chunks: 0,
+            what,
+            driven_by: drive.driven_by(),
+            vcpus: None,
+            recorded: drive.recorded.clone(),
+        },
         builds,
         divergence: None,
         input: None,
@@ -355,6 +387,7 @@ fn part(
 ) -> Result<(), Trouble> {
     let target = report.builds.a.target.clone();
     // The instructions of whole chunks take much memory: none are kept while both run again.
+    let mut turns = None;
     let (apart, at) = match &seen {
         Some(windows) => {
             let streams = streams_of(windows)?;
@@ -362,8 +395,14 @@ fn part(
             if apart.is_none() && unlike.is_none() {
                 return Err(Trouble::Unfound(parted.chunk));
             }
-            let at = apart.and_then(|at| streams.a.get(at).or(streams.b.get(at)));
-            (apart, at.map(|executed| executed.position))
+            let first = Pair::of(|side| apart.and_then(|at| streams.get(side).get(at)));
+            let at = first.a.or(first.b).map(|executed| executed.position);
+            // Where one side has ended nobody took its turn.
+            if let (Some(at), Pair { a: Some(a), b: Some(b) }) = (at, first) {
+                let vcpus = Pair { a: a.vcpu, b: b.vcpu };
+                turns = (a.vcpu != b.vcpu).then_some(Trouble::Turns { at, vcpus });
+            }
+            (apart, at)
         }
         None => (None, None),
     };
@@ -375,9 +414,31 @@ fn part(
         }
         zoomed => zoomed?,
     };
+    if let (Some(turns), Some(at)) = (turns, at) {
+        let before = |zoomed: &zoom::Zoomed| {
+            let Difference { to, what, .. } = &zoomed.difference;
+            *to < at || *to == at && matches!(what, What::Access(_))
+        };
+        if !zoomed.as_ref().is_some_and(before) {
+            report.compared.instructions = at;
+            return Err(turns);
+        }
+    }
     let (divergence, notes) = match (zoomed, &seen, apart) {
-        (Some(zoomed), _, _) => Divergence::zoomed(&target, &streams_of(&zoomed.windows)?, &zoomed),
-        (None, Some(windows), Some(at)) => Divergence::of(&target, &streams_of(windows)?, at),
+        (Some(zoomed), _, _) => {
+            let mut streams = streams_of(&zoomed.windows)?;
+            let vcpu = turns_of(&mut streams, Some(zoomed.difference.vcpu));
+            let (divergence, notes) = Divergence::zoomed(&target, &streams, &zoomed);
+            (Divergence { vcpu, ..divergence }, notes)
+        }
+        (None, Some(windows), Some(at)) => {
+            let mut streams = streams_of(windows)?;
+            let last = at.checked_sub(1).and_then(|at| streams.a.get(at)).map(|executed| executed.vcpu);
+            let vcpu = turns_of(&mut streams, last);
+            let at = first_difference(&streams.a, &streams.b).unwrap_or(streams.a.len());
+            let (divergence, notes) = Divergence::of(&target, &streams, at);
+            (Divergence { vcpu, ..divergence }, notes)
+        }
         (None, Some(windows), None) => match &unlike {
             Some(unlike) => Divergence::of_calls(&target, &streams_of(windows)?, unlike),
             None => return Err(Trouble::Hidden(parted.chunk)),
@@ -392,10 +453,25 @@ fn part(
     Ok(())
 }
 
+/// Leaves of both streams what `vcpu` executed, where there are others; gives it back then.
+fn turns_of(streams: &mut Pair<Vec<Executed<'_>>>, vcpu: Option<u32>) -> Option<u32> {
+    let vcpu = vcpu?;
+    let others = |stream: &[Executed]| stream.iter().any(|executed| executed.vcpu != vcpu);
+    if vcpu == 0 && !others(&streams.a) && !others(&streams.b) {
+        return None;
+    }
+    for side in [Side::A, Side::B] {
+        streams.get_mut(side).retain(|executed| executed.vcpu == vcpu);
+    }
+    Some(vcpu)
+}
+
 /// What was only to be seen from outside comes of an instruction.
 fn explained(zoomed: &zoom::Zoomed, seen: Kind, report: &mut Report) -> Result<(), Trouble> {
-    let (divergence, notes) =
-        Divergence::zoomed(&report.builds.a.target, &streams_of(&zoomed.windows)?, zoomed);
+    let mut streams = streams_of(&zoomed.windows)?;
+    let vcpu = turns_of(&mut streams, Some(zoomed.difference.vcpu));
+    let (divergence, notes) = Divergence::zoomed(&report.builds.a.target, &streams, zoomed);
+    let divergence = Divergence { vcpu, ..divergence };
     let before = std::mem::replace(&mut report.summary, divergence.summary());
     report.notes = notes;
     report.notes.push(format!("seen first in {seen}: {before}"));
@@ -427,6 +503,8 @@ pub(crate) struct Ride {
     /// The names of the registers that are read, and the steps of what is looked at closely.
     pub names: Pair<Vec<String>>,
     pub steps: Pair<Vec<Step>>,
+    /// How many instructions each vCPU of a side has executed.
+    vcpus: Pair<Vec<u64>>,
     /// How many instructions of a side had started when a signal ended its QEMU.
     dying: Pair<Option<u64>>,
     moved: Instant,
@@ -485,6 +563,7 @@ impl Ride {
             answers: Pair::default(),
             names: Pair::default(),
             steps: Pair::default(),
+            vcpus: Pair::default(),
             dying: Pair::default(),
             moved: Instant::now(),
             one_ended: None,
@@ -534,7 +613,8 @@ impl Ride {
                 if let Some(FromProbe::Leaving { position, digest, memory, calls }) =
                     self.leaving.get_mut(side).take()
                 {
-                    let end = FromProbe::End { position, digest, memory, samples: Vec::new(), calls };
+                    let (samples, vcpus) = (Vec::new(), vec![position]);
+                    let end = FromProbe::End { position, digest, memory, samples, calls, vcpus };
                     return Ok(Some((side, end)));
                 }
                 let started = *self.dying.get(side);
@@ -673,7 +753,8 @@ impl Ride {
                 Some((side, FromProbe::Chunk { index, digest, memory, samples, calls })) => {
                     self.comparator.chunk(side, index, (digest, memory), (samples, calls))?
                 }
-                Some((side, FromProbe::End { position, digest, memory, samples, calls })) => {
+                Some((side, FromProbe::End { position, digest, memory, samples, calls, vcpus })) => {
+                    *self.vcpus.get_mut(side) = vcpus;
                     self.one_ended.get_or_insert_with(Instant::now);
                     self.comparator.ended(side, position, (digest, memory), (samples, calls))
                 }
@@ -729,6 +810,9 @@ impl Ride {
                 return Err(Trouble::Stillborn { side: Side::A, ending, said });
             }
             Order::Same { position } => {
+                if self.vcpus.a.len() > 1 {
+                    report.compared.vcpus = Some(self.vcpus.clone());
+                }
                 let statuses = self.end()?;
                 report.compared.instructions = position;
                 report.compared.chunks = position.div_ceil(CHUNK);

@@ -6,7 +6,6 @@ use std::sync::atomic::AtomicU32;
 use qemu::arguments::Arguments;
 use qemu::build::Build;
 use qemu::run;
-use recorder::reader::Reader;
 use serde::Serialize;
 
 use crate::comparator::{Pair, Side};
@@ -79,7 +78,7 @@ pub struct Request<'a> {
     pub probe: &'a Path,
     /// The guest's arguments; where a recording drives, they replace the recorded ones.
     pub arguments: Option<&'a [String]>,
-    pub recording: Option<&'a mut Reader>,
+    pub driven: Driven<'a>,
     /// Whether a difference is to be explained.
     pub explain: bool,
     pub interrupts: &'a AtomicU32,
@@ -97,7 +96,10 @@ pub fn check(
     done: &mut dyn FnMut(&Tried),
 ) -> Result<Checked, ride::Error> {
     let mut checked = Checked { verdict: Verdict::Trouble, settings: Vec::new(), report: None };
-    let recorded = request.recording.as_ref().map(|recording| recording.manifest.arguments.clone());
+    let recorded = match &request.driven {
+        Driven::Recording(recording) => Some(recording.manifest.arguments.clone()),
+        _ => None,
+    };
     let guest = request.arguments.map(<[String]>::to_vec).or(recorded).unwrap_or_default();
     let chosen = Arguments::parse(&guest).value("accel").is_some();
     for setting in settings {
@@ -123,7 +125,7 @@ pub fn check(
                 probe: request.probe,
                 arguments: request.arguments,
                 extra: Pair { a: &[], b: &setting.arguments },
-                driven: request.recording.as_deref_mut().map_or(Driven::Live, Driven::Recording),
+                driven: request.driven.again(),
                 explain: request.explain,
                 interrupts: request.interrupts,
             },

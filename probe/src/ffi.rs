@@ -6,9 +6,10 @@
 //! plugins/loader.c of QEMU 7.2, 10.0 and 10.2.
 //!
 //! Invariants, on which every `unsafe` below stands:
-//! - **One vCPU.** The host starts guests with one vCPU only, of a user program the probe ends before a second one is there
-//!   (`Trouble::Thread`, `vcpu_init`), and QEMU runs a single vCPU's callbacks, its
-//!   translations and its exit callback one after the other (translation happens on the vCPU's thread; the exit
+//! - **One thread.** A machine's vCPUs take turns on one thread, as QEMU has them do where time is counted in instructions
+//!   (`vcpu_init` looks), and of a user program the probe ends before a second one is there
+//!   (`Trouble::Thread`, `vcpu_init`). QEMU runs their callbacks, their
+//!   translations and its exit callback one after the other (translation happens on the vCPUs' thread; the exit
 //!   callback runs when it has stopped or on its own thread). So `PROBE` and `HOT` have one user at a time.
 //! - **Signatures** are those of the header of the version that has the function: `insn_data` is told
 //!   apart by the API level, as are those of callbacks (`Callbacks`, `syscalls`); all others never changed.
@@ -187,6 +188,8 @@ struct Qemu {
 /// The probe's state: set up by `qemu_plugin_install`, then used by one callback at a time.
 struct Probe {
     qemu: Qemu,
+    /// Whether the guest is a whole machine.
+    system: bool,
     session: Session,
     scoreboard: Handle,
     /// The instructions of the block that is being translated.
@@ -195,6 +198,11 @@ struct Probe {
     watching: Watching,
     /// Where they are read.
     registers: Option<Registers>,
+    /// The vCPUs' thread, and the highest number of one.
+    thread: u64,
+    vcpus: c_uint,
+    /// Whether anything was translated, and so without a look at whose turn it is where there was one vCPU.
+    translated: bool,
     dead: bool,
 }
 
@@ -210,6 +218,8 @@ struct Hot {
     accesses: Accesses,
     /// The number of the running block, where accesses are watched.
     running: u32,
+    /// Whose turn it is.
+    vcpu: c_uint,
     /// What QEMU tells of an access.
     telling: Telling,
     /// `whole`, where the next block is to be looked at when it is entered.
@@ -221,7 +231,7 @@ struct Hot {
 }
 
 struct Shared<T>(UnsafeCell<T>);
-// SAFETY: one vCPU, so one user at a time; see the module's invariants.
+// SAFETY: one thread, so one user at a time; see the module's invariants.
 unsafe impl<T> Sync for Shared<T> {}
 
 static PROBE: Shared<Option<Probe>> = Shared(UnsafeCell::new(None));
@@ -232,6 +242,7 @@ static HOT: Shared<Hot> = Shared(UnsafeCell::new(Hot {
     recent: Recent::CLOSED,
     accesses: Accesses::NONE,
     running: 0,
+    vcpu: 0,
     telling: Telling::NOTHING,
     aside: None,
     room: 0,
@@ -409,6 +420,16 @@ impl Hot {
 }
 
 impl Probe {
+    /// Where inline code counts for a vCPU.
+    fn counter(&self, vcpu: c_uint) -> *mut u64 {
+        match self.qemu.counting {
+            Counting::Total { .. } => TOTAL.0.get(),
+            Counting::Scoreboard { find, .. } | Counting::Marker { find, .. } => {
+                find(self.scoreboard, vcpu).cast()
+            }
+        }
+    }
+
     #[cold]
     fn die(&mut self, trouble: &Trouble) {
         self.dead = true;
@@ -474,7 +495,7 @@ pub(crate) fn started() -> Option<(u64, c_int)> {
 /// Runs `work` on the probe unless it is dead; a panic in it kills the probe and is told to the host.
 fn guarded(work: impl FnOnce(&mut Probe, &mut Hot) -> Result<(), Trouble>) {
     let _within = Within::begin();
-    // SAFETY: one user at a time, and no `work` comes here again while it has them: see One vCPU.
+    // SAFETY: one user at a time, and no `work` comes here again while it has them: see One thread.
     let (probe, hot) = unsafe { (&mut *PROBE.0.get(), &mut *HOT.0.get()) };
     let Some(probe) = probe.as_mut().filter(|probe| !probe.dead) else { return };
     match catch_unwind(AssertUnwindSafe(|| work(probe, hot))) {
@@ -494,7 +515,10 @@ fn guarded(work: impl FnOnce(&mut Probe, &mut Hot) -> Result<(), Trouble>) {
 }
 
 extern "C" fn vcpu_init(vcpu: c_uint, _: *mut c_void) {
-    if vcpu != 0 {
+    // SAFETY: no `guarded` runs: on another thread it may, and then nothing but this number is read, and the process ends.
+    let takes_turns = unsafe { (*PROBE.0.get()).as_ref() }
+        .is_some_and(|probe| probe.system && !probe.translated && probe.thread == dying::here());
+    if vcpu != 0 && !takes_turns {
         if !FOLLOWED.load(Ordering::Relaxed) {
             return;
         }
@@ -504,12 +528,13 @@ extern "C" fn vcpu_init(vcpu: c_uint, _: *mut c_void) {
         unsafe { libc::_exit(3) };
     }
     guarded(|probe, hot| {
-        hot.counter = match probe.qemu.counting {
-            Counting::Total { .. } => TOTAL.0.get(),
-            Counting::Scoreboard { find, .. } | Counting::Marker { find, .. } => {
-                find(probe.scoreboard, vcpu).cast()
-            }
-        };
+        // What is kept of the one whose turn it is may have moved: there are more now.
+        hot.counter = probe.counter(hot.vcpu);
+        probe.vcpus = probe.vcpus.max(vcpu);
+        if vcpu != 0 {
+            return Ok(());
+        }
+        probe.thread = dying::here();
         if probe.session.looking().look().registers {
             let registers = Registers::find().map_err(Trouble::Blind)?;
             probe.session.names(registers.names.clone())?;
@@ -521,7 +546,8 @@ extern "C" fn vcpu_init(vcpu: c_uint, _: *mut c_void) {
 
 extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
     guarded(|probe, hot| {
-        let Probe { qemu, watching, session, code, handles, .. } = probe;
+        let Probe { qemu, watching, session, code, handles, vcpus, translated, .. } = probe;
+        *translated = true;
         hot.look_at_next();
         handles.clear();
         handles.extend((0..(qemu.tb_n_insns)(tb)).map(|i| (qemu.tb_get_insn)(tb, i)));
@@ -541,11 +567,15 @@ extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
         let entry = usize::try_from(block.entry().packed()).expect("a 64-bit host");
         let look = session.looking().look();
         let samples = look.spacing > 0 || look.closely.is_some();
-        let entered = match (hot.running_total, samples) {
-            (true, true) => block_entered::<true, true>,
-            (true, false) => block_entered::<true, false>,
-            (false, true) => block_entered::<false, true>,
-            (false, false) => block_entered::<false, false>,
+        let entered = match (hot.running_total, samples, *vcpus > 0) {
+            (true, true, false) => block_entered::<true, true, false>,
+            (true, false, false) => block_entered::<true, false, false>,
+            (false, true, false) => block_entered::<false, true, false>,
+            (false, false, false) => block_entered::<false, false, false>,
+            (true, true, true) => block_entered::<true, true, true>,
+            (true, false, true) => block_entered::<true, false, true>,
+            (false, true, true) => block_entered::<false, true, true>,
+            (false, false, true) => block_entered::<false, false, true>,
         };
         // Where a block begins, its registers are in memory in any case.
         let flags = if look.registers { CB_R_REGS } else { CB_NO_REGS };
@@ -613,16 +643,24 @@ extern "C" fn insn_started(_: c_uint, before: *mut c_void) {
     });
 }
 
-/// `TOTAL`: whether the counter is a running total; `SAMPLED`: whether blocks' beginnings are looked at. Nothing on the
+/// `TOTAL`: whether the counter is a running total; `SAMPLED`: whether blocks' beginnings are looked at; `TURNS`: whether there
+/// are several vCPUs. Nothing on the
 /// usual way calls anything, so that it needs no frame: it is taken for each block of the guest.
-extern "C" fn block_entered<const TOTAL: bool, const SAMPLED: bool>(_: c_uint, entry: *mut c_void) {
+extern "C" fn block_entered<const TOTAL: bool, const SAMPLED: bool, const TURNS: bool>(
+    vcpu: c_uint,
+    entry: *mut c_void,
+) {
     let entry = Entry::unpacked(entry.addr() as u64);
     // SAFETY: one user at a time; see the module's invariants.
     let hot = unsafe { &mut *HOT.0.get() };
     // SAFETY: `counter` is null only before the vCPU's init callback, which precedes every block; afterwards it is
-    // `TOTAL` or the scoreboard's entry of the only vCPU, which QEMU keeps as long as the plugin.
+    // `TOTAL` or the scoreboard's entry of the vCPU whose turn it was last, which QEMU keeps until another vCPU comes.
     let counter = unsafe { &mut *hot.counter };
-    if *counter == hot.whole && (!SAMPLED || hot.room > 0) && hot.recent.push(entry) {
+    if (!TURNS || vcpu == hot.vcpu)
+        && *counter == hot.whole
+        && (!SAMPLED || hot.room > 0)
+        && hot.recent.push(entry)
+    {
         if SAMPLED {
             hot.room = hot.room.saturating_sub(entry.count());
             hot.running = entry.block();
@@ -634,7 +672,7 @@ extern "C" fn block_entered<const TOTAL: bool, const SAMPLED: bool>(_: c_uint, e
             hot.whole = entry.marks();
         }
     } else {
-        entered(entry.packed());
+        entered(vcpu, entry.packed());
     }
 }
 
@@ -647,11 +685,18 @@ fn settled() {
 /// A block is entered where there is more to do than to note it.
 #[cold]
 #[inline(never)]
-extern "C" fn entered(entry: u64) {
+extern "C" fn entered(vcpu: c_uint, entry: u64) {
     let entry = Entry::unpacked(entry);
     dying::on_the_vcpu();
     settled();
     guarded(|probe, hot| {
+        if vcpu != hot.vcpu {
+            let counter = probe.counter(vcpu);
+            probe.session.settle(&mut hot.recent, &mut hot.accesses)?;
+            let started = hot.started(probe.session.running());
+            probe.session.turns(vcpu, started, &mut hot.accesses)?;
+            (hot.vcpu, hot.counter) = (vcpu, counter);
+        }
         let Probe { session, registers, .. } = probe;
         session.settle(&mut hot.recent, &mut hot.accesses)?;
         let started = hot.started(session.running());
@@ -864,12 +909,16 @@ fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(),
     let accesses = if look.stores || look.loads { Accesses::with_room() } else { Accesses::NONE };
     let probe = Probe {
         qemu,
+        system,
         session,
         scoreboard,
         code: Code::default(),
         handles: Vec::new(),
         watching,
         registers: None,
+        thread: 0,
+        vcpus: 0,
+        translated: false,
         dead: false,
     };
     // SAFETY: no callback is registered yet, so nobody else looks at `PROBE` and `HOT`.
