@@ -69,7 +69,7 @@ pub(crate) enum Trouble {
     OutOfTurn(#[from] OutOfTurn),
     #[error("the QEMU of side {side} died ({ending}){}{said}", by_then(*.started))]
     Died { side: Side, ending: String, started: Option<u64>, said: String },
-    #[error("the QEMU of side {side} ended before the program's first instruction ({ending}){said}")]
+    #[error("the QEMU of side {side} ended before its guest's first instruction ({ending}){said}")]
     Stillborn { side: Side, ending: String, said: String },
     #[error("the probe of side {0} can't go on: {1}")]
     Probe(Side, String),
@@ -804,7 +804,7 @@ impl Ride {
                     grouped(at)
                 )));
             }
-            Order::Same { position: 0 } if self.is_program => {
+            Order::Same { position: 0 } => {
                 let statuses = self.end()?;
                 let (ending, said) = (describe(statuses.a), self.runs.a.last_words());
                 return Err(Trouble::Stillborn { side: Side::A, ending, said });

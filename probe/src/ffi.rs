@@ -28,6 +28,7 @@
 mod memory;
 mod registers;
 mod syscalls;
+mod turns;
 
 pub(crate) use self::syscalls::{read, write};
 
@@ -49,6 +50,7 @@ use trace::recent::Recent;
 
 use self::memory::{Telling, Watching};
 use self::registers::Registers;
+use self::turns::Turns;
 use crate::dying;
 use crate::session::{Session, Trouble};
 
@@ -198,9 +200,9 @@ struct Probe {
     watching: Watching,
     /// Where they are read.
     registers: Option<Registers>,
-    /// The vCPUs' thread, and the highest number of one.
+    /// The vCPUs' thread, and they.
     thread: u64,
-    vcpus: c_uint,
+    turns: Turns,
     /// Whether anything was translated, and so without a look at whose turn it is where there was one vCPU.
     translated: bool,
     dead: bool,
@@ -218,8 +220,9 @@ struct Hot {
     accesses: Accesses,
     /// The number of the running block, where accesses are watched.
     running: u32,
-    /// Whose turn it is.
-    vcpu: c_uint,
+    /// Where QEMU keeps the state of the vCPU that executes, where there are several, and whose turn it was last.
+    current: *const usize,
+    turn: usize,
     /// What QEMU tells of an access.
     telling: Telling,
     /// `whole`, where the next block is to be looked at when it is entered.
@@ -242,7 +245,8 @@ static HOT: Shared<Hot> = Shared(UnsafeCell::new(Hot {
     recent: Recent::CLOSED,
     accesses: Accesses::NONE,
     running: 0,
-    vcpu: 0,
+    current: std::ptr::null(),
+    turn: 0,
     telling: Telling::NOTHING,
     aside: None,
     room: 0,
@@ -420,16 +424,6 @@ impl Hot {
 }
 
 impl Probe {
-    /// Where inline code counts for a vCPU.
-    fn counter(&self, vcpu: c_uint) -> *mut u64 {
-        match self.qemu.counting {
-            Counting::Total { .. } => TOTAL.0.get(),
-            Counting::Scoreboard { find, .. } | Counting::Marker { find, .. } => {
-                find(self.scoreboard, vcpu).cast()
-            }
-        }
-    }
-
     #[cold]
     fn die(&mut self, trouble: &Trouble) {
         self.dead = true;
@@ -528,13 +522,24 @@ extern "C" fn vcpu_init(vcpu: c_uint, _: *mut c_void) {
         unsafe { libc::_exit(3) };
     }
     guarded(|probe, hot| {
-        // What is kept of the one whose turn it is may have moved: there are more now.
-        hot.counter = probe.counter(hot.vcpu);
-        probe.vcpus = probe.vcpus.max(vcpu);
+        let current = Turns::current();
+        // SAFETY: a variable of this thread's.
+        let state = current.map_or(0, |current| unsafe { *current });
+        let is_new = probe.turns.add(state, vcpu);
         if vcpu != 0 {
+            let hidden = || Trouble::Blind(turns::HIDDEN.to_owned());
+            hot.current = current.filter(|_| is_new).ok_or_else(hidden)?;
+            (hot.counter, hot.running_total) = (TOTAL.0.get(), false);
             return Ok(());
         }
         probe.thread = dying::here();
+        hot.turn = state;
+        hot.counter = match probe.qemu.counting {
+            Counting::Total { .. } => TOTAL.0.get(),
+            Counting::Scoreboard { find, .. } | Counting::Marker { find, .. } => {
+                find(probe.scoreboard, vcpu).cast()
+            }
+        };
         if probe.session.looking().look().registers {
             let registers = Registers::find().map_err(Trouble::Blind)?;
             probe.session.names(registers.names.clone())?;
@@ -546,7 +551,8 @@ extern "C" fn vcpu_init(vcpu: c_uint, _: *mut c_void) {
 
 extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
     guarded(|probe, hot| {
-        let Probe { qemu, watching, session, code, handles, vcpus, translated, .. } = probe;
+        let Probe { qemu, watching, session, code, handles, turns, translated, .. } = probe;
+        let taken = turns.are_taken();
         *translated = true;
         hot.look_at_next();
         handles.clear();
@@ -567,15 +573,13 @@ extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
         let entry = usize::try_from(block.entry().packed()).expect("a 64-bit host");
         let look = session.looking().look();
         let samples = look.spacing > 0 || look.closely.is_some();
-        let entered = match (hot.running_total, samples, *vcpus > 0) {
+        let entered = match (hot.running_total, samples, taken) {
             (true, true, false) => block_entered::<true, true, false>,
             (true, false, false) => block_entered::<true, false, false>,
             (false, true, false) => block_entered::<false, true, false>,
             (false, false, false) => block_entered::<false, false, false>,
-            (true, true, true) => block_entered::<true, true, true>,
-            (true, false, true) => block_entered::<true, false, true>,
-            (false, true, true) => block_entered::<false, true, true>,
-            (false, false, true) => block_entered::<false, false, true>,
+            (_, true, true) => block_entered::<false, true, true>,
+            (_, false, true) => block_entered::<false, false, true>,
         };
         // Where a block begins, its registers are in memory in any case.
         let flags = if look.registers { CB_R_REGS } else { CB_NO_REGS };
@@ -598,8 +602,14 @@ extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
                 (qemu.register_insn_exec)(insn, insn_inside, flags, number);
             }
         }
-        for (&mark, number) in block.marks().iter().zip(1..) {
-            qemu.count(handles[usize::from(mark) - 1], number, probe.scoreboard);
+        for (&mark, number) in block.marks().iter().zip(1_usize..) {
+            let insn = handles[usize::from(mark) - 1];
+            if taken {
+                let number = std::ptr::without_provenance_mut(number);
+                (qemu.register_insn_exec)(insn, turns::passed, CB_NO_REGS, number);
+            } else {
+                qemu.count(insn, number as u64, probe.scoreboard);
+            }
         }
         let watched = &session.watch().addresses;
         for ((&insn, before), address) in handles.iter().zip(0_usize..).zip(code.addresses()) {
@@ -647,20 +657,18 @@ extern "C" fn insn_started(_: c_uint, before: *mut c_void) {
 /// are several vCPUs. Nothing on the
 /// usual way calls anything, so that it needs no frame: it is taken for each block of the guest.
 extern "C" fn block_entered<const TOTAL: bool, const SAMPLED: bool, const TURNS: bool>(
-    vcpu: c_uint,
+    _: c_uint,
     entry: *mut c_void,
 ) {
     let entry = Entry::unpacked(entry.addr() as u64);
     // SAFETY: one user at a time; see the module's invariants.
     let hot = unsafe { &mut *HOT.0.get() };
     // SAFETY: `counter` is null only before the vCPU's init callback, which precedes every block; afterwards it is
-    // `TOTAL` or the scoreboard's entry of the vCPU whose turn it was last, which QEMU keeps until another vCPU comes.
+    // `TOTAL` or the scoreboard's entry of the only vCPU, which QEMU keeps as long as the plugin.
     let counter = unsafe { &mut *hot.counter };
-    if (!TURNS || vcpu == hot.vcpu)
-        && *counter == hot.whole
-        && (!SAMPLED || hot.room > 0)
-        && hot.recent.push(entry)
-    {
+    // SAFETY: where there are several vCPUs their init callbacks have set it, to a variable of this thread's.
+    let goes_on = !TURNS || unsafe { *hot.current } == hot.turn;
+    if goes_on && *counter == hot.whole && (!SAMPLED || hot.room > 0) && hot.recent.push(entry) {
         if SAMPLED {
             hot.room = hot.room.saturating_sub(entry.count());
             hot.running = entry.block();
@@ -672,7 +680,7 @@ extern "C" fn block_entered<const TOTAL: bool, const SAMPLED: bool, const TURNS:
             hot.whole = entry.marks();
         }
     } else {
-        entered(vcpu, entry.packed());
+        entered(entry.packed());
     }
 }
 
@@ -685,17 +693,20 @@ fn settled() {
 /// A block is entered where there is more to do than to note it.
 #[cold]
 #[inline(never)]
-extern "C" fn entered(vcpu: c_uint, entry: u64) {
+extern "C" fn entered(entry: u64) {
     let entry = Entry::unpacked(entry);
     dying::on_the_vcpu();
     settled();
     guarded(|probe, hot| {
-        if vcpu != hot.vcpu {
-            let counter = probe.counter(vcpu);
+        // SAFETY: as in `block_entered`.
+        if let Some(&state) = unsafe { hot.current.as_ref() }
+            && state != hot.turn
+        {
+            let vcpu = probe.turns.number(state).ok_or(Trouble::Protocol("a vCPU that nobody told of"))?;
             probe.session.settle(&mut hot.recent, &mut hot.accesses)?;
             let started = hot.started(probe.session.running());
             probe.session.turns(vcpu, started, &mut hot.accesses)?;
-            (hot.vcpu, hot.counter) = (vcpu, counter);
+            hot.turn = state;
         }
         let Probe { session, registers, .. } = probe;
         session.settle(&mut hot.recent, &mut hot.accesses)?;
@@ -917,7 +928,7 @@ fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(),
         watching,
         registers: None,
         thread: 0,
-        vcpus: 0,
+        turns: Turns::default(),
         translated: false,
         dead: false,
     };

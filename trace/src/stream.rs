@@ -481,6 +481,38 @@ mod tests {
         assert_eq!(stream.end(), Point { position: 5, digest: plain(&[1, 2, 3, 100, 101]) });
     }
 
+    /// Two vCPUs: `turns` are who executes and the instructions, cut into blocks of at most `cut`.
+    fn in_turns(turns: &[(u32, &[u64])], cut: usize) -> (Table, Stream) {
+        let (mut table, mut stream) = (Table::of(""), Stream::at(Point::START, 2));
+        for &(vcpu, addresses) in turns {
+            stream.is_turn_of(vcpu);
+            let mut started = 0;
+            for piece in addresses.chunks(cut) {
+                stream.enter(block(&mut table, piece), started, &mut none()).unwrap();
+                started = piece.len() as u64;
+            }
+            stream.finish(started, &mut none()).unwrap();
+        }
+        (table, stream)
+    }
+
+    #[test]
+    fn whose_turn_it_is_counts_and_a_turn_in_which_nothing_starts_does_not() {
+        let (table, stream) = in_turns(&[(0, &[1, 2]), (1, &[3]), (0, &[4, 5])], 2);
+        assert_eq!((stream.of_each(), stream.end().position), (vec![4, 1], 5));
+        let window = stream.window(&table, 0).unwrap();
+        assert_eq!(window.visits.iter().map(|visit| visit.vcpu).collect::<Vec<_>>(), [0, 1, 0]);
+        assert_eq!(expand(&window), [1, 2, 3, 4, 5]);
+        let end = stream.end().digest;
+        assert_eq!(stream.digests(&table, 5, 5), Some(vec![end]), "they are made anew with their turns");
+        let of = |turns: &[(u32, &[u64])], cut| in_turns(turns, cut).1.end().digest;
+        assert_eq!(of(&[(0, &[1, 2]), (1, &[3]), (0, &[4, 5])], 1), end, "however blocks are cut");
+        assert_eq!(of(&[(0, &[1]), (1, &[]), (0, &[2]), (1, &[3]), (0, &[4, 5])], 2), end);
+        assert_ne!(of(&[(0, &[1, 2]), (0, &[3]), (0, &[4, 5])], 2), end);
+        assert_ne!(of(&[(0, &[1, 2]), (1, &[3, 4]), (0, &[5])], 2), end);
+        assert_eq!(of(&[(0, &[1, 2, 3])], 2), plain(&[1, 2, 3]), "one vCPU's is as ever");
+    }
+
     #[test]
     fn an_instruction_that_starts_again_at_once_counts_once() {
         let (mut table, mut stream) = (Table::of(""), Stream::at(Point::START, 2));
