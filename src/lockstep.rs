@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use ::lockstep::comparator::Pair;
 use ::lockstep::depth::Depth;
+use ::lockstep::made::{Made, Making};
 use ::lockstep::report::{Report, Verdict};
 use ::lockstep::ride::{Driven, Request, ride};
 use ::lockstep::text::render;
@@ -32,9 +33,17 @@ pub struct Arguments {
     /// An argument for side B only
     #[arg(long, value_name = "X", allow_hyphen_values = true)]
     b_arg: Vec<String>,
-    /// Drive both sides by this recording instead of running them live
+    /// Drive both sides by this recording. Without one both run live, in virtual time; a guest that can't, because it has a
+    /// drive, a network or an interactive input, is recorded on side A first, and both are driven by that. Ctrl-C ends the
+    /// recording, and what was recorded is compared
     #[arg(long, value_name = "FILE")]
     recording: Option<PathBuf>,
+    /// Record the guest first, whatever it is, and end that when this appears on its console
+    #[arg(long, value_name = "REGEX", conflicts_with = "recording")]
+    until: Option<regex::bytes::Regex>,
+    /// The same after so many instructions, at the next full chunk
+    #[arg(long, value_name = "N", conflicts_with = "recording")]
+    until_icount: Option<u64>,
     /// How much is compared, instead of the most that the older of both builds can give: the instructions, what they write to
     /// memory as well, or the registers too
     #[arg(long, value_name = "DEPTH")]
@@ -83,6 +92,29 @@ impl From<Compare> for Depth {
     }
 }
 
+/// Records the guest where it can't run live.
+pub fn made(making: Making) -> Result<Option<Made>, Failure> {
+    let Some(because) = making.because()? else { return Ok(None) };
+    eprintln!("tandem: recording on QEMU {} first: {because}; Ctrl-C ends that", making.build.version);
+    let mut progress = Progress::new("recording");
+    let made = making.make(because, &mut |instructions| progress.show(instructions, String::new));
+    progress.done();
+    let made = made?;
+    let recorded = &made.recorded;
+    let instructions = grouped(recorded.instructions);
+    eprintln!("tandem: recorded {instructions} instructions; ended by: {}", recorded.ended_by);
+    Ok(Some(made))
+}
+
+/// What drives both sides.
+pub fn driven<'a>(recording: &'a mut Option<Reader>, made: &'a mut Option<Made>) -> Driven<'a> {
+    match (recording, made) {
+        (Some(recording), _) => Driven::Recording(recording),
+        (None, Some(made)) => Driven::Made(made),
+        (None, None) => Driven::Live,
+    }
+}
+
 pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let a = Build::inspect_any(&arguments.a)?;
     let b = if arguments.b == arguments.a { a.clone() } else { Build::inspect_any(&arguments.b)? };
@@ -90,15 +122,28 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let page = arguments.told.page()?;
     let probe = qemu::run::probe()?;
     let mut recording = arguments.recording.as_deref().map(Reader::open).transpose()?;
+    let extra = Pair { a: &*arguments.a_arg, b: &*arguments.b_arg };
+    let mut made = match recording {
+        Some(_) => None,
+        None => made(Making {
+            build: &a,
+            probe: &probe,
+            arguments: &arguments.guest,
+            extra,
+            until: arguments.until.clone(),
+            until_icount: arguments.until_icount,
+            interrupts: &INTERRUPTS,
+        })?,
+    };
     let mut progress = Progress::new("in lockstep");
     let request = Request {
         builds: Pair { a: &a, b: &b },
         probe: &probe,
         arguments: (!arguments.guest.is_empty()).then_some(&arguments.guest),
-        extra: Pair { a: &arguments.a_arg, b: &arguments.b_arg },
+        extra,
         depth: arguments.compare.map(Into::into),
         loads: arguments.loads,
-        driven: recording.as_mut().map_or(Driven::Live, Driven::Recording),
+        driven: driven(&mut recording, &mut made),
         explain: arguments.explain
             || !arguments.no_explain
                 && (page.is_some() || arguments.format == Format::Text && std::io::stdout().is_terminal()),

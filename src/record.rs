@@ -8,7 +8,7 @@ use std::time::Duration;
 use ::recorder::account::grouped;
 use ::recorder::record::script::Script;
 use ::recorder::record::stop::Limits;
-use ::recorder::record::{Request, Show, record};
+use ::recorder::record::{Output, Request, Show, record};
 use ::recorder::writer::LEAST;
 use clap::ValueEnum;
 use qemu::arguments::{Arranged, Time};
@@ -154,7 +154,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         probe: probe.as_deref(),
         arguments: guest,
         time,
-        output,
+        output: Output::Named(output),
         compact: !arguments.raw,
         limits: Limits {
             until: arguments.until.clone(),

@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
+use ::lockstep::comparator::Pair;
+use ::lockstep::made::Making;
 use ::lockstep::report::Verdict;
 use ::lockstep::selfcheck::{NAMES, Request, check, settings};
 use ::lockstep::text::{render, tried_line};
@@ -11,7 +13,7 @@ use ::recorder::reader::Reader;
 use qemu::build::Build;
 
 use crate::interrupt::INTERRUPTS;
-use crate::lockstep::Format;
+use crate::lockstep::{Format, driven, made};
 use crate::progress::{Progress, say};
 use crate::{Failure, Outcome, report};
 
@@ -22,9 +24,17 @@ pub struct Arguments {
     /// The QEMU
     #[arg(value_name = "QEMU")]
     build: PathBuf,
-    /// Drive both sides by this recording instead of running them live
+    /// Drive both sides by this recording. Without one both run live, in virtual time; a guest that can't, because it has a
+    /// drive, a network or an interactive input, is recorded first, and both are driven by that. Ctrl-C ends the recording,
+    /// and what was recorded is compared
     #[arg(long, value_name = "FILE")]
     recording: Option<PathBuf>,
+    /// Record the guest first, whatever it is, and end that when this appears on its console
+    #[arg(long, value_name = "REGEX", conflicts_with = "recording")]
+    until: Option<regex::bytes::Regex>,
+    /// The same after so many instructions, at the next full chunk
+    #[arg(long, value_name = "N", conflicts_with = "recording")]
+    until_icount: Option<u64>,
     /// Try this setting only; may be given again
     #[arg(long, value_name = "NAME", value_parser = NAMES)]
     setting: Vec<String>,
@@ -50,12 +60,24 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     settings.retain(|setting| {
         arguments.setting.is_empty() || arguments.setting.iter().any(|name| name == setting.name)
     });
+    let mut made = match recording {
+        Some(_) => None,
+        None => made(Making {
+            build: &build,
+            probe: &probe,
+            arguments: &arguments.guest,
+            extra: Pair { a: &[], b: &[] },
+            until: arguments.until.clone(),
+            until_icount: arguments.until_icount,
+            interrupts: &INTERRUPTS,
+        })?,
+    };
     let progress = RefCell::new(Progress::new("selfcheck"));
     let request = Request {
         build: &build,
         probe: &probe,
         arguments: (!arguments.guest.is_empty()).then_some(&arguments.guest),
-        recording: recording.as_mut(),
+        driven: driven(&mut recording, &mut made),
         explain: page.is_some() || text && std::io::stdout().is_terminal(),
         blocks: arguments.told.blocks(),
         symbols: symbols.as_ref(),

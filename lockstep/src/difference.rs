@@ -3,6 +3,9 @@
 //! Each side tells its steps: where its blocks begin, with the registers there, and what the instructions between did to
 //! memory. Builds cut blocks differently, so only positions that both have a step at are compared.
 
+use std::collections::BTreeMap;
+use std::mem::take;
+
 use trace::look::State;
 use trace::message::{Accessed, Sample, Step, Stretch};
 
@@ -24,9 +27,13 @@ pub enum What {
 /// The first difference, and what was the same before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
+    /// The vCPU that comes to it.
+    pub vcpu: u32,
     /// All is equal before the instruction at `from`; before that at `to` it is not.
     pub from: u64,
     pub to: u64,
+    /// Where that was seen: at `to`, or when it was the vCPU's turn again.
+    pub shows: u64,
     pub what: What,
     /// The registers at `from`, and at `to` on both sides, in the order of their names.
     pub before: Vec<Vec<u8>>,
@@ -51,7 +58,7 @@ struct Track<'s> {
     steps: std::slice::Iter<'s, Step>,
     registers: Vec<Vec<u8>>,
     accesses: Vec<Accessed>,
-    at: Option<(u64, u64)>,
+    at: Option<&'s Step>,
 }
 
 impl<'s> Track<'s> {
@@ -70,44 +77,83 @@ impl<'s> Track<'s> {
             self.registers[number].clone_from(bytes);
         }
         self.accesses.extend(&step.accesses);
-        self.at = Some((step.position, step.address));
+        self.at = Some(step);
         true
     }
 }
 
-/// The first difference in `stretch`.
+/// Where a vCPU was last, and all was equal.
+struct Before {
+    from: u64,
+    /// Where another one went on.
+    to: Option<u64>,
+    registers: Vec<Vec<u8>>,
+    accesses: Pair<Vec<Accessed>>,
+}
+
+/// The first difference in `stretch`. Where vCPUs take turns, what is wrong in the registers of one shows when it is its turn again.
 #[must_use]
 pub fn first(steps: &Pair<Vec<Step>>, stretch: Stretch) -> Compared {
     let (mut a, mut b) = (Track::of(&steps.a), Track::of(&steps.b));
-    let mut before: Option<(u64, Vec<Vec<u8>>)> = None;
+    let mut before: BTreeMap<u32, Before> = BTreeMap::new();
+    let mut executing = None;
     if !a.go_on() || !b.go_on() {
         return Compared::Same;
     }
     loop {
-        let (Some((at, address)), Some((other, other_address))) = (a.at, b.at) else { return Compared::Same };
-        if at != other {
-            let behind = if at < other { &mut a } else { &mut b };
+        let (Some(ours), Some(theirs)) = (a.at, b.at) else { return Compared::Same };
+        let at = ours.position;
+        if at != theirs.position {
+            let behind = if at < theirs.position { &mut a } else { &mut b };
             if !behind.go_on() {
                 return Compared::Same;
             }
             continue;
         }
+        let turn = ours.vcpu == theirs.vcpu;
         let access = first_access(&a.accesses, &b.accesses);
         // What ends the stretch may be entered again, on one side only.
-        let registers = at >= stretch.to || a.registers == b.registers;
-        let flow = address == other_address;
+        let registers = at >= stretch.to || !turn || a.registers == b.registers;
+        let flow = turn && ours.address == theirs.address;
+        // What was done since the step before, the one did whose turn it was.
+        let executed = executing.unwrap_or(ours.vcpu);
+        if let Some(before) = before.get_mut(&executed).filter(|before| before.to.is_none()) {
+            before.accesses = Pair { a: take(&mut a.accesses), b: take(&mut b.accesses) };
+            if !turn || executed != ours.vcpu {
+                before.to = Some(at);
+            }
+        }
         if access.is_some() || !registers || !flow {
             let what = match access {
                 Some(pair) => What::Access(pair),
                 None if !flow => What::Flow,
                 None => What::Registers,
             };
-            let Some((from, before)) = before else { return Compared::Before };
-            let after = Pair { a: a.registers, b: b.registers };
-            let accesses = Pair { a: a.accesses, b: b.accesses };
-            return Compared::Found(Box::new(Difference { from, to: at, what, before, after, accesses }));
+            let guilty = if what == What::Registers { ours.vcpu } else { executed };
+            let Some(Before { from, to, registers, accesses }) = before.remove(&guilty) else {
+                return Compared::Before;
+            };
+            let after = if turn && guilty == ours.vcpu {
+                Pair { a: a.registers, b: b.registers }
+            } else {
+                Pair { a: registers.clone(), b: registers.clone() }
+            };
+            let (to, shows) = (to.unwrap_or(at), at);
+            let before = registers;
+            return Compared::Found(Box::new(Difference {
+                vcpu: guilty,
+                from,
+                to,
+                shows,
+                what,
+                before,
+                after,
+                accesses,
+            }));
         }
-        before = Some((at, a.registers.clone()));
+        let registers = a.registers.clone();
+        before.insert(ours.vcpu, Before { from: at, to: None, registers, accesses: Pair::default() });
+        executing = Some(ours.vcpu);
         a.accesses.clear();
         b.accesses.clear();
         if !a.go_on() || !b.go_on() {
@@ -129,7 +175,7 @@ pub fn leads(steps: &[Step], from: &Sample, to: &Sample, loads: bool) -> bool {
         }
         state.digest()
     };
-    let at = |track: &Track| track.at.map(|(position, _)| position);
+    let at = |track: &Track| track.at.map(|step| step.position);
     if !track.go_on() || at(&track) != Some(from.position) || registers(&track) != from.registers {
         return false;
     }
@@ -201,9 +247,13 @@ impl Difference {
         let by = |step: &Step| (step.position, step.written);
         let Stretch { from, to } = written(&Pair::of(|side| steps.get(side).iter().map(by)), place)?;
         let bytes = Pair { a: consoles.a.get(place).copied(), b: consoles.b.get(place).copied() };
+        let mut all = steps.a.iter().chain(&steps.b);
+        let vcpu = all.find(|step| step.position == from).map_or(0, |step| step.vcpu);
         Some(Difference {
+            vcpu,
             from,
             to,
+            shows: to,
             what: What::Console(bytes),
             before: Vec::new(),
             after: Pair::default(),
@@ -245,6 +295,7 @@ mod tests {
         Step {
             position,
             address: 0x1000 + position,
+            vcpu: 0,
             begins: true,
             registers: vec![(0, vec![value])],
             written: 0,
@@ -273,6 +324,24 @@ mod tests {
         let difference = found(a, b);
         assert_eq!((difference.from, difference.to, difference.what), (14, 20, What::Registers));
         assert_eq!((difference.registers(), difference.before), (vec![0], vec![vec![2]]));
+    }
+
+    /// What goes wrong in a turn's last block shows in the next turn, and is of that block.
+    #[test]
+    fn a_vcpus_registers_differ_when_it_is_its_turn_again() {
+        let on = |vcpu, position, value| Step { vcpu, ..step(position, value, &[]) };
+        let steps = |value| vec![on(1, 10, 1), on(1, 14, 2), on(0, 20, 7), on(0, 25, 8), on(1, 30, value)];
+        let difference = found(steps(3), steps(4));
+        assert_eq!((difference.vcpu, difference.from, difference.to, difference.shows), (1, 14, 20, 30));
+        assert_eq!((difference.what, &difference.before), (What::Registers, &vec![vec![2]]));
+        // Another one's turn is not another value.
+        let other = vec![on(1, 10, 1), on(1, 14, 2), on(1, 20, 3)];
+        let difference = found(steps(3), other);
+        assert_eq!((difference.vcpu, difference.to, difference.what), (1, 20, What::Flow));
+        assert!(difference.registers().is_empty());
+        // Nothing is known of a vCPU that had no turn yet.
+        let late = |value| vec![on(0, 10, 1), on(1, 20, value)];
+        assert_eq!(first(&Pair { a: late(1), b: late(2) }, ALL), Compared::Before);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use replayer::source::Source;
 
 use crate::comparator::{Pair, Side};
 use crate::explain;
+use crate::made::{Made, Recorded};
 use crate::report::Report;
 use crate::ride::{Driven, Error, Request};
 
@@ -23,6 +24,9 @@ pub(crate) struct Drive {
     pub sources: Vec<Source>,
     pub least: u64,
     pub compares_console: bool,
+    /// Of a recording that was made for it.
+    pub recorded: Option<Recorded>,
+    pub notes: Vec<String>,
 }
 
 impl Drive {
@@ -38,11 +42,17 @@ impl Drive {
         let given = request.arguments.map(<[String]>::to_vec);
         let here = std::env::current_dir;
         let mut shown = None;
+        let (mut made, mut notes) = (None, Vec::new());
         let (sources, least, recorded) = match &mut request.driven {
             Driven::Live => (Vec::new(), 0, Vec::new()),
             Driven::Recording(recording) => {
                 let source = Source::unpack(recording, given.as_deref(), None)?;
                 (vec![source], recording.ending.instructions(), recording.manifest.arguments.clone())
+            }
+            Driven::Made(Made { recording, recorded, notes: known, .. }) => {
+                (made, notes) = (Some(recorded.clone()), known.clone());
+                let source = Source::unpack(recording, given.as_deref(), None)?;
+                (vec![source], recording.ending.instructions(), Vec::new())
             }
             Driven::Recordings(Pair { a, b }) => {
                 let recorded = a.manifest.arguments.clone();
@@ -63,15 +73,22 @@ impl Drive {
             compares_console &=
                 parsed.value("monitor") != Some("stdio") && parsed.value("qmp") != Some("stdio");
             *lines.get_mut(side) = if let Some(source) = source_of(&sources, side) {
-                // For its refusals: the recorded line is taken as it is.
-                parsed.comparable().map_err(|refusal| Error::Refused(side, refusal))?;
-                source.line.iter().chain(extra).cloned().collect()
+                if shown.is_some() {
+                    source.line.clone()
+                } else {
+                    source.replaying(&all).map_err(|refusal| Error::Refused(side, refusal))?
+                }
             } else {
+                // Since then a turn is as long for each (`icount_percpu_budget` in accel/tcg/tcg-accel-ops-icount.c).
+                let build = request.builds.get(side);
+                if parsed.vcpus() > 1 && build.release() < (8, 1) {
+                    return Err(Error::Turns(side, build.version.clone()));
+                }
                 parsed.deterministic().map_err(|refusal| Error::Refused(side, refusal))?.line
             };
         }
         let shown = shown.unwrap_or_else(|| lines.clone());
-        Ok(Drive { lines, shown, folders, sources, least, compares_console })
+        Ok(Drive { lines, shown, folders, sources, least, compares_console, recorded: made, notes })
     }
 
     /// Explains a divergence that has a block, or notes why it can't. `reached`: how long it took to come there.
@@ -114,6 +131,8 @@ impl Drive {
             sources: Vec::new(),
             least: 0,
             compares_console: true,
+            recorded: None,
+            notes: Vec::new(),
         })
     }
 

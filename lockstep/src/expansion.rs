@@ -12,6 +12,8 @@ pub struct Executed<'a> {
     /// The translated block that it was executed in, and its number there, from 0.
     pub block: &'a [Instruction],
     pub number: usize,
+    /// The vCPU that executed it.
+    pub vcpu: u32,
     /// Which entry into a block of its window it belongs to.
     pub visit: usize,
 }
@@ -38,7 +40,14 @@ pub fn expand(windows: &[Window]) -> Option<Vec<Executed<'_>>> {
             }
             for number in visit.skip as usize..end as usize {
                 let instruction = block.get(number)?;
-                stream.push(Executed { position, instruction, block, number, visit: visits });
+                stream.push(Executed {
+                    position,
+                    instruction,
+                    block,
+                    number,
+                    vcpu: visit.vcpu,
+                    visit: visits,
+                });
                 position += 1;
             }
         }
@@ -50,7 +59,9 @@ pub fn expand(windows: &[Window]) -> Option<Vec<Executed<'_>>> {
 /// one of them ends first, its length.
 #[must_use]
 pub fn first_difference(a: &[Executed], b: &[Executed]) -> Option<usize> {
-    let differ = |(a, b): (&Executed, &Executed)| a.instruction.identity() != b.instruction.identity();
+    let differ = |(a, b): (&Executed, &Executed)| {
+        (a.vcpu, a.instruction.identity()) != (b.vcpu, b.instruction.identity())
+    };
     match a.iter().zip(b).position(differ) {
         None if a.len() != b.len() => Some(a.len().min(b.len())),
         found => found,
@@ -66,7 +77,7 @@ mod tests {
         let instruction = |&address: &u64| Instruction::new(address, vec![0x90]);
         Window {
             first,
-            visits: visits.iter().map(|&(block, skip, ran)| Visit { block, skip, ran }).collect(),
+            visits: visits.iter().map(|&(block, skip, ran)| Visit { vcpu: 0, block, skip, ran }).collect(),
             blocks: blocks.iter().map(|block| block.iter().map(instruction).collect()).collect(),
         }
     }

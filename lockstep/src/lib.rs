@@ -1,6 +1,6 @@
 //! Two builds side by side, to the first instruction at which they part.
 //!
-//! [`ride`] runs both, started as [`drive`] says, and feeds [`comparator`], which decides from the digests where they part;
+//! [`made`] records a guest that can't run live. [`ride`] runs both, started as [`drive`] says, and feeds [`comparator`], which decides from the digests where they part;
 //! [`depth`] is how much of them is compared. [`expansion`] finds the first instruction that is another one in the two windows
 //! that the probes then give; [`zoom`] runs both again to find the one whose effect differs first, which [`difference`]
 //! tells from what was seen there, and [`blame`] where it can only be reasoned out; [`broken`] is a side that crashes or
@@ -25,6 +25,7 @@ pub mod explain;
 mod held;
 pub mod html;
 pub mod inputs;
+pub mod made;
 pub mod printable;
 mod programs;
 pub mod report;

@@ -106,7 +106,7 @@ mod tests {
 
     fn window(addresses: &[u64]) -> Vec<Window> {
         let block: Vec<_> = addresses.iter().map(|&address| Instruction::new(address, vec![0x90])).collect();
-        let visits = vec![Visit { block: 0, skip: 0, ran: u32::try_from(block.len()).unwrap() }];
+        let visits = vec![Visit { vcpu: 0, block: 0, skip: 0, ran: u32::try_from(block.len()).unwrap() }];
         vec![Window { first: 0, visits, blocks: vec![block] }]
     }
 

@@ -24,10 +24,12 @@ use crate::broken::Broken;
 use crate::calls::{self, Input};
 use crate::comparator::{Comparator, KEPT, Order, OutOfTurn, Pair, Parted, Samples, Side};
 use crate::depth::{self, Depth, TooDeep};
+use crate::difference::{Difference, What};
 use crate::disassembly::asks_qemu;
 use crate::drive::{Drive, source_of};
 use crate::expansion::{Executed, expand, first_difference};
 use crate::held;
+use crate::made::Made;
 use crate::printable::printable;
 use crate::programs::{self, Cause, First};
 use crate::report::{Compared, Consoles, Divergence, Kind, Report, Ridden, Telling, Verdict};
@@ -59,6 +61,10 @@ pub enum Error {
     NoRecordings,
     #[error(transparent)]
     Program(#[from] qemu::program::Refusal),
+    #[error(
+        "side {0}: QEMU {1} gives a vCPU no turn while another is busy up to the next timer, and guests that wait for one another stand still; take 8.1 or later, or one vCPU"
+    )]
+    Turns(Side, String),
     #[error("side A is a {0} and side B a {1}: two builds of one guest architecture are needed")]
     Targets(String, String),
 }
@@ -70,7 +76,7 @@ pub(crate) enum Trouble {
     OutOfTurn(#[from] OutOfTurn),
     #[error("the QEMU of side {side} died ({ending}){}{said}", by_then(*.started))]
     Died { side: Side, ending: String, started: Option<u64>, said: String },
-    #[error("the QEMU of side {side} ended before the program's first instruction ({ending}){said}")]
+    #[error("the QEMU of side {side} ended before its guest's first instruction ({ending}){said}")]
     Stillborn { side: Side, ending: String, said: String },
     #[error("the probe of side {0} can't go on: {1}")]
     Probe(Side, String),
@@ -80,6 +86,11 @@ pub(crate) enum Trouble {
     Stalled(String),
     #[error("interrupted")]
     Interrupted,
+    #[error(
+        "the vCPUs took turns differently: behind instruction {}, the same up to there, vCPU {} executes on A and vCPU {} on B; QEMU's builds choose turns themselves, so this is no verdict on what they make of the guest",
+        grouped(*.at), .vcpus.a, .vcpus.b
+    )]
+    Turns { at: u64, vcpus: Pair<u32> },
     #[error("the digests of chunk {0} differ, but the instructions that the probes name do not")]
     Unfound(u64),
     #[error("the probe of side {0} has forgotten where they part")]
@@ -156,8 +167,22 @@ pub enum Driven<'a> {
     Live,
     /// One recording drives both.
     Recording(&'a mut Reader),
+    /// One that was made for it does.
+    Made(&'a mut Made),
     /// Each has its own; what is to be compared is what was recorded.
     Recordings(Pair<&'a mut Reader>),
+}
+
+impl Driven<'_> {
+    /// The same for one more ride.
+    pub(crate) fn again(&mut self) -> Driven<'_> {
+        match self {
+            Driven::Live => Driven::Live,
+            Driven::Recording(recording) => Driven::Recording(recording),
+            Driven::Made(made) => Driven::Made(made),
+            Driven::Recordings(Pair { a, b }) => Driven::Recordings(Pair { a, b }),
+        }
+    }
 }
 
 /// Rides until the builds part or both have ended. `progress` gets the instructions found equal.
@@ -176,7 +201,7 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
     let levels = Pair::of(|side| ride.runs.get(side).plugin_api);
     let (mut look, mut what) = depth::look(depth, request.loads, levels)?;
     let is_program = request.builds.a.mode == Mode::User;
-    let mut notes = Vec::new();
+    let mut notes = drive.notes.clone();
     if is_program {
         look.calls = calls::does(&targets.a);
         what.push("system calls");
@@ -205,7 +230,14 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
     let mut report = Report {
         verdict: Verdict::Trouble,
         summary: String::new(),
-        compared: Compared { instructions: 0, chunks: 0, what, driven_by: drive.driven_by() },
+        compared: Compared {
+            instructions: 0,
+            chunks: 0,
+            what,
+            driven_by: drive.driven_by(),
+            vcpus: None,
+            recorded: drive.recorded.clone(),
+        },
         builds,
         divergence: None,
         input: None,
@@ -418,6 +450,7 @@ fn part(
 ) -> Result<(), Trouble> {
     let target = report.builds.a.target.clone();
     // The instructions of whole chunks take much memory: none are kept while both run again.
+    let mut turns = None;
     let (apart, at) = match &seen {
         Some(windows) => {
             let streams = streams_of(windows)?;
@@ -425,8 +458,14 @@ fn part(
             if apart.is_none() && unlike.is_none() {
                 return Err(Trouble::Unfound(parted.chunk));
             }
-            let at = apart.and_then(|at| streams.a.get(at).or(streams.b.get(at)));
-            (apart, at.map(|executed| executed.position))
+            let first = Pair::of(|side| apart.and_then(|at| streams.get(side).get(at)));
+            let at = first.a.or(first.b).map(|executed| executed.position);
+            // Where one side has ended nobody took its turn.
+            if let (Some(at), Pair { a: Some(a), b: Some(b) }) = (at, first) {
+                let vcpus = Pair { a: a.vcpu, b: b.vcpu };
+                turns = (a.vcpu != b.vcpu).then_some(Trouble::Turns { at, vcpus });
+            }
+            (apart, at)
         }
         None => (None, None),
     };
@@ -442,6 +481,16 @@ fn part(
         }
         zoomed => zoomed?,
     };
+    if let (Some(turns), Some(at)) = (turns, at) {
+        let before = |zoomed: &zoom::Zoomed| {
+            let Difference { to, what, .. } = &zoomed.difference;
+            *to < at || *to == at && matches!(what, What::Access(_))
+        };
+        if !zoomed.as_ref().is_some_and(before) {
+            report.compared.instructions = at;
+            return Err(turns);
+        }
+    }
     if held::is_wanted(again) {
         let to = zoomed.as_ref().map(|zoomed| zoomed.difference.to).or(at.map(|at| at + 1));
         match held::look(again, to.unwrap_or(parted.before), &target) {
@@ -466,7 +515,14 @@ fn part(
         return Ok(());
     }
     let (divergence, notes) = match (&seen, apart) {
-        (Some(windows), Some(at)) => Divergence::of(telling, &streams_of(windows)?, at),
+        (Some(windows), Some(at)) => {
+            let mut streams = streams_of(windows)?;
+            let last = at.checked_sub(1).and_then(|at| streams.a.get(at)).map(|executed| executed.vcpu);
+            let vcpu = turns_of(&mut streams, last);
+            let at = first_difference(&streams.a, &streams.b).unwrap_or(streams.a.len());
+            let (divergence, notes) = Divergence::of(telling, &streams, at);
+            (Divergence { vcpu, ..divergence }, notes)
+        }
         (Some(windows), None) => match &unlike {
             Some(unlike) => Divergence::of_calls(telling, &streams_of(windows)?, unlike),
             None => return Err(Trouble::Hidden(parted.chunk)),
@@ -496,6 +552,19 @@ fn found(named: Named, report: &mut Report) {
     report.divergence = Some(divergence);
 }
 
+/// Leaves of both streams what `vcpu` executed, where there are others; gives it back then.
+fn turns_of(streams: &mut Pair<Vec<Executed<'_>>>, vcpu: Option<u32>) -> Option<u32> {
+    let vcpu = vcpu?;
+    let others = |stream: &[Executed]| stream.iter().any(|executed| executed.vcpu != vcpu);
+    if vcpu == 0 && !others(&streams.a) && !others(&streams.b) {
+        return None;
+    }
+    for side in [Side::A, Side::B] {
+        streams.get_mut(side).retain(|executed| executed.vcpu == vcpu);
+    }
+    Some(vcpu)
+}
+
 /// What was only to be seen from outside comes of an instruction.
 fn explained(named: Named, seen: Kind, report: &mut Report) {
     let Named { divergence, notes, console } = named;
@@ -512,7 +581,10 @@ fn explained(named: Named, seen: Kind, report: &mut Report) {
 
 /// The divergence that was looked at closely.
 pub(crate) fn of_zoomed(telling: Telling, zoomed: &zoom::Zoomed) -> Result<Named, Trouble> {
-    let (divergence, notes) = Divergence::zoomed(telling, &streams_of(&zoomed.windows)?, zoomed);
+    let mut streams = streams_of(&zoomed.windows)?;
+    let vcpu = turns_of(&mut streams, Some(zoomed.difference.vcpu));
+    let (divergence, notes) = Divergence::zoomed(telling, &streams, zoomed);
+    let divergence = Divergence { vcpu, ..divergence };
     let console = zoomed.written.at(divergence.icount.a);
     Ok(Named { divergence, notes, console })
 }
@@ -543,6 +615,8 @@ pub(crate) struct Ride {
     /// The positions of samples, and how much of its console a side had written there, where that goes to a file: where that
     /// became more, and at the sample before each.
     pub written: Pair<Vec<(u64, u64)>>,
+    /// How many instructions each vCPU of a side has executed.
+    vcpus: Pair<Vec<u64>>,
     /// How many instructions of a side had started when a signal ended its QEMU.
     dying: Pair<Option<u64>>,
     moved: Instant,
@@ -639,6 +713,7 @@ impl Ride {
             names: Pair::default(),
             steps: Pair::default(),
             written: Pair::default(),
+            vcpus: Pair::default(),
             dying: Pair::default(),
             moved: Instant::now(),
             standing: Pair::default(),
@@ -699,7 +774,8 @@ impl Ride {
                 if let Some(FromProbe::Leaving { position, digest, memory, calls }) =
                     self.leaving.get_mut(side).take()
                 {
-                    let end = FromProbe::End { position, digest, memory, samples: Vec::new(), calls };
+                    let (samples, vcpus) = (Vec::new(), vec![position]);
+                    let end = FromProbe::End { position, digest, memory, samples, calls, vcpus };
                     return Ok(Some((side, end)));
                 }
                 let started = *self.dying.get(side);
@@ -887,7 +963,8 @@ impl Ride {
                 Some((side, FromProbe::Chunk { index, digest, memory, samples, calls })) => {
                     self.comparator.chunk(side, index, (digest, memory), (samples, calls))?
                 }
-                Some((side, FromProbe::End { position, digest, memory, samples, calls })) => {
+                Some((side, FromProbe::End { position, digest, memory, samples, calls, vcpus })) => {
+                    *self.vcpus.get_mut(side) = vcpus;
                     self.one_ended.get_or_insert_with(Instant::now);
                     self.comparator.ended(side, position, (digest, memory), (samples, calls))
                 }
@@ -937,12 +1014,15 @@ impl Ride {
                     grouped(at)
                 )));
             }
-            Order::Same { position: 0 } if self.is_program => {
+            Order::Same { position: 0 } => {
                 let statuses = self.end()?;
                 let (ending, said) = (describe(statuses.a), self.runs.a.last_words());
                 return Err(Trouble::Stillborn { side: Side::A, ending, said });
             }
             Order::Same { position } => {
+                if self.vcpus.a.len() > 1 {
+                    report.compared.vcpus = Some(self.vcpus.clone());
+                }
                 let statuses = self.end()?;
                 report.compared.instructions = position;
                 report.compared.chunks = position.div_ceil(CHUNK);

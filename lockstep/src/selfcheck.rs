@@ -6,7 +6,6 @@ use std::sync::atomic::AtomicU32;
 use qemu::arguments::Arguments;
 use qemu::build::Build;
 use qemu::run;
-use recorder::reader::Reader;
 use replayer::symbols::Symbols;
 use serde::Serialize;
 
@@ -94,7 +93,7 @@ pub struct Request<'a> {
     pub probe: &'a Path,
     /// The guest's arguments; where a recording drives, they replace the recorded ones.
     pub arguments: Option<&'a [String]>,
-    pub recording: Option<&'a mut Reader>,
+    pub driven: Driven<'a>,
     /// Whether a difference is to be explained.
     pub explain: bool,
     /// How many of the last blocks up to a divergence are told, and the names of the guest's code.
@@ -114,7 +113,10 @@ pub fn check(
     progress: &mut dyn FnMut(&Setting, u64),
     done: &mut dyn FnMut(&Tried),
 ) -> Result<Checked, ride::Error> {
-    let recorded = request.recording.as_ref().map(|recording| recording.manifest.arguments.clone());
+    let recorded = match &request.driven {
+        Driven::Recording(recording) => Some(recording.manifest.arguments.clone()),
+        _ => None,
+    };
     let guest = request.arguments.map(<[String]>::to_vec).or(recorded).unwrap_or_default();
     let build = Examined {
         path: request.build.path.display().to_string(),
@@ -147,7 +149,7 @@ pub fn check(
                 probe: request.probe,
                 arguments: request.arguments,
                 extra: Pair { a: &[], b: &setting.arguments },
-                driven: request.recording.as_deref_mut().map_or(Driven::Live, Driven::Recording),
+                driven: request.driven.again(),
                 explain: request.explain,
                 blocks: request.blocks,
                 symbols: request.symbols,

@@ -171,7 +171,7 @@ pub(crate) fn inside(
     windows: Pair<Vec<Window>>,
     written: Written,
 ) -> Result<Zoomed, Trouble> {
-    let Difference { from, to, .. } = difference;
+    let Difference { from, to, shows, .. } = difference;
     let mut zoomed = Zoomed { difference, inside: None, names, values: look.values, windows, written };
     // One instruction; or nothing is seen inside of a block but accesses, which were told with their instructions.
     if to == from + 1 || !look.registers {
@@ -179,7 +179,9 @@ pub(crate) fn inside(
     }
     let blocks = Pair::of(|side| begins(zoomed.windows.get(side), from, to));
     let look = Look { loads: true, ..look.clone() };
-    let close = closely(again, &look, Stretch { from, to: to + 1 }, blocks)?;
+    // What the last instruction of a turn leaves is seen in the next, where that is not too far.
+    let end = if shows - to < CHUNK { shows } else { to };
+    let close = closely(again, &look, Stretch { from, to: end + 1 }, blocks)?;
     let found = match (zoomed.difference.what, close.compared, close.console) {
         (What::Console(_), _, console) => console.map(Box::new),
         (_, Compared::Found(found), _) => Some(found),

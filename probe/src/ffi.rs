@@ -6,9 +6,10 @@
 //! plugins/loader.c of QEMU 7.2, 10.0 and 10.2.
 //!
 //! Invariants, on which every `unsafe` below stands:
-//! - **One vCPU.** The host starts guests with one vCPU only, of a user program the probe ends before a second one is there
-//!   (`Trouble::Thread`, `vcpu_init`), and QEMU runs a single vCPU's callbacks, its
-//!   translations and its exit callback one after the other (translation happens on the vCPU's thread; the exit
+//! - **One thread.** A machine's vCPUs take turns on one thread, as QEMU has them do where time is counted in instructions
+//!   (`vcpu_init` looks), and of a user program the probe ends before a second one is there
+//!   (`Trouble::Thread`, `vcpu_init`). QEMU runs their callbacks, their
+//!   translations and its exit callback one after the other (translation happens on the vCPUs' thread; the exit
 //!   callback runs when it has stopped or on its own thread). So `PROBE` and `HOT` have one user at a time.
 //! - **Signatures** are those of the header of the version that has the function: `insn_data` is told
 //!   apart by the API level, as are those of callbacks (`Callbacks`, `syscalls`); all others never changed.
@@ -28,6 +29,7 @@ mod disassembly;
 mod memory;
 mod registers;
 mod syscalls;
+mod turns;
 
 pub(crate) use self::syscalls::{read, write};
 
@@ -51,6 +53,7 @@ use trace::recent::Recent;
 use self::disassembly::Disassembler;
 use self::memory::{Telling, Watching};
 use self::registers::Registers;
+use self::turns::Turns;
 use crate::dying;
 use crate::session::{Session, Trouble};
 
@@ -193,6 +196,8 @@ struct Qemu {
 struct Probe {
     id: PluginId,
     qemu: Qemu,
+    /// Whether the guest is a whole machine.
+    system: bool,
     session: Session,
     scoreboard: Handle,
     /// The instructions of the block that is being translated.
@@ -205,6 +210,11 @@ struct Probe {
     registers: Option<Registers>,
     /// Whether each instruction of what is translated is looked at.
     is_anew: bool,
+    /// The vCPUs' thread, and they.
+    thread: u64,
+    turns: Turns,
+    /// Whether anything was translated, and so without a look at whose turn it is where there was one vCPU.
+    translated: bool,
     dead: bool,
 }
 
@@ -220,6 +230,9 @@ struct Hot {
     accesses: Accesses,
     /// The number of the running block, where accesses are watched.
     running: u32,
+    /// Where QEMU keeps the state of the vCPU that executes, where there are several, and whose turn it was last.
+    current: *const usize,
+    turn: usize,
     /// What QEMU tells of an access.
     telling: Telling,
     /// `whole`, where the next block is to be looked at when it is entered.
@@ -233,7 +246,7 @@ struct Hot {
 }
 
 struct Shared<T>(UnsafeCell<T>);
-// SAFETY: one vCPU, so one user at a time; see the module's invariants.
+// SAFETY: one thread, so one user at a time; see the module's invariants.
 unsafe impl<T> Sync for Shared<T> {}
 
 static PROBE: Shared<Option<Probe>> = Shared(UnsafeCell::new(None));
@@ -244,6 +257,8 @@ static HOT: Shared<Hot> = Shared(UnsafeCell::new(Hot {
     recent: Recent::CLOSED,
     accesses: Accesses::NONE,
     running: 0,
+    current: std::ptr::null(),
+    turn: 0,
     telling: Telling::NOTHING,
     aside: None,
     room: 0,
@@ -488,7 +503,7 @@ pub(crate) fn started() -> Option<(u64, c_int)> {
 /// Runs `work` on the probe unless it is dead; a panic in it kills the probe and is told to the host.
 fn guarded(work: impl FnOnce(&mut Probe, &mut Hot) -> Result<(), Trouble>) {
     let _within = Within::begin();
-    // SAFETY: one user at a time, and no `work` comes here again while it has them: see One vCPU.
+    // SAFETY: one user at a time, and no `work` comes here again while it has them: see One thread.
     let (probe, hot) = unsafe { (&mut *PROBE.0.get(), &mut *HOT.0.get()) };
     let Some(probe) = probe.as_mut().filter(|probe| !probe.dead) else { return };
     match catch_unwind(AssertUnwindSafe(|| work(probe, hot))) {
@@ -508,7 +523,10 @@ fn guarded(work: impl FnOnce(&mut Probe, &mut Hot) -> Result<(), Trouble>) {
 }
 
 extern "C" fn vcpu_init(vcpu: c_uint, _: *mut c_void) {
-    if vcpu != 0 {
+    // SAFETY: no `guarded` runs: on another thread it may, and then nothing but this number is read, and the process ends.
+    let takes_turns = unsafe { (*PROBE.0.get()).as_ref() }
+        .is_some_and(|probe| probe.system && !probe.translated && probe.thread == dying::here());
+    if vcpu != 0 && !takes_turns {
         if !FOLLOWED.load(Ordering::Relaxed) {
             return;
         }
@@ -518,6 +536,18 @@ extern "C" fn vcpu_init(vcpu: c_uint, _: *mut c_void) {
         unsafe { libc::_exit(3) };
     }
     guarded(|probe, hot| {
+        let current = Turns::current();
+        // SAFETY: a variable of this thread's.
+        let state = current.map_or(0, |current| unsafe { *current });
+        let is_new = probe.turns.add(state, vcpu);
+        if vcpu != 0 {
+            let hidden = || Trouble::Blind(turns::HIDDEN.to_owned());
+            hot.current = current.filter(|_| is_new).ok_or_else(hidden)?;
+            (hot.counter, hot.running_total) = (TOTAL.0.get(), false);
+            return Ok(());
+        }
+        probe.thread = dying::here();
+        hot.turn = state;
         hot.counter = match probe.qemu.counting {
             Counting::Total { .. } => TOTAL.0.get(),
             Counting::Scoreboard { find, .. } | Counting::Marker { find, .. } => {
@@ -535,7 +565,11 @@ extern "C" fn vcpu_init(vcpu: c_uint, _: *mut c_void) {
 
 extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
     guarded(|probe, hot| {
-        let Probe { qemu, watching, session, code, handles, disassembler, is_anew, .. } = probe;
+        let Probe {
+            qemu, watching, session, code, handles, disassembler, is_anew, turns, translated, ..
+        } = probe;
+        let taken = turns.are_taken();
+        *translated = true;
         hot.look_at_next();
         handles.clear();
         handles.extend((0..(qemu.tb_n_insns)(tb)).map(|i| (qemu.tb_get_insn)(tb, i)));
@@ -561,12 +595,14 @@ extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
         let look = session.looking().look();
         // With samples it is known at each access which block runs.
         let samples = look.spacing > 0 || look.closely.is_some() || look.again;
-        let entered = match (hot.running_total, samples) {
+        let entered = match (hot.running_total, samples, taken) {
             _ if session.is_counted_apart(block) => block_entered_apart,
-            (true, true) => block_entered::<true, true>,
-            (true, false) => block_entered::<true, false>,
-            (false, true) => block_entered::<false, true>,
-            (false, false) => block_entered::<false, false>,
+            (true, true, false) => block_entered::<true, true, false>,
+            (true, false, false) => block_entered::<true, false, false>,
+            (false, true, false) => block_entered::<false, true, false>,
+            (false, false, false) => block_entered::<false, false, false>,
+            (_, true, true) => block_entered::<false, true, true>,
+            (_, false, true) => block_entered::<false, false, true>,
         };
         // Where a block begins, its registers are in memory in any case.
         let flags = if look.registers { CB_R_REGS } else { CB_NO_REGS };
@@ -595,8 +631,14 @@ extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
                 (qemu.register_insn_exec)(insn, insn_inside, flags, number);
             }
         }
-        for (&mark, number) in block.marks().iter().zip(1..) {
-            qemu.count(handles[usize::from(mark) - 1], number, probe.scoreboard);
+        for (&mark, number) in block.marks().iter().zip(1_usize..) {
+            let insn = handles[usize::from(mark) - 1];
+            if taken {
+                let number = std::ptr::without_provenance_mut(number);
+                (qemu.register_insn_exec)(insn, turns::passed, CB_NO_REGS, number);
+            } else {
+                qemu.count(insn, number as u64, probe.scoreboard);
+            }
         }
         let watched = &session.watch().addresses;
         for ((&insn, before), address) in handles.iter().zip(0_usize..).zip(code.addresses()) {
@@ -640,16 +682,22 @@ extern "C" fn insn_started(_: c_uint, before: *mut c_void) {
     });
 }
 
-/// `TOTAL`: whether the counter is a running total; `SAMPLED`: whether blocks' beginnings are looked at. Nothing on the
+/// `TOTAL`: whether the counter is a running total; `SAMPLED`: whether blocks' beginnings are looked at; `TURNS`: whether there
+/// are several vCPUs. Nothing on the
 /// usual way calls anything, so that it needs no frame: it is taken for each block of the guest.
-extern "C" fn block_entered<const TOTAL: bool, const SAMPLED: bool>(_: c_uint, entry: *mut c_void) {
+extern "C" fn block_entered<const TOTAL: bool, const SAMPLED: bool, const TURNS: bool>(
+    _: c_uint,
+    entry: *mut c_void,
+) {
     let entry = Entry::unpacked(entry.addr() as u64);
     // SAFETY: one user at a time; see the module's invariants.
     let hot = unsafe { &mut *HOT.0.get() };
     // SAFETY: `counter` is null only before the vCPU's init callback, which precedes every block; afterwards it is
     // `TOTAL` or the scoreboard's entry of the only vCPU, which QEMU keeps as long as the plugin.
     let counter = unsafe { &mut *hot.counter };
-    if *counter == hot.whole && (!SAMPLED || hot.room > 0) && hot.recent.push(entry) {
+    // SAFETY: where there are several vCPUs their init callbacks have set it, to a variable of this thread's.
+    let goes_on = !TURNS || unsafe { *hot.current } == hot.turn;
+    if goes_on && *counter == hot.whole && (!SAMPLED || hot.room > 0) && hot.recent.push(entry) {
         if SAMPLED {
             hot.room = hot.room.saturating_sub(entry.count());
             hot.running = entry.block();
@@ -686,6 +734,16 @@ extern "C" fn entered(entry: u64) {
     dying::on_the_vcpu();
     settled();
     guarded(|probe, hot| {
+        // SAFETY: as in `block_entered`.
+        if let Some(&state) = unsafe { hot.current.as_ref() }
+            && state != hot.turn
+        {
+            let vcpu = probe.turns.number(state).ok_or(Trouble::Protocol("a vCPU that nobody told of"))?;
+            probe.session.settle(&mut hot.recent, &mut hot.accesses)?;
+            let started = hot.started(probe.session.running());
+            probe.session.turns(vcpu, started, &mut hot.accesses)?;
+            hot.turn = state;
+        }
         let Probe { id, qemu, session, registers, .. } = probe;
         session.settle(&mut hot.recent, &mut hot.accesses)?;
         let started = hot.started(session.running());
@@ -918,6 +976,7 @@ fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(),
     let probe = Probe {
         id,
         qemu,
+        system,
         session,
         scoreboard,
         code: Code::default(),
@@ -926,6 +985,9 @@ fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(),
         disassembler,
         registers: None,
         is_anew: false,
+        thread: 0,
+        turns: Turns::default(),
+        translated: false,
         dead: false,
     };
     // SAFETY: no callback is registered yet, so nobody else looks at `PROBE` and `HOT`.

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use trace::access::Accesses;
 use trace::block::{Block, Code, Table};
 use trace::codec;
-use trace::look::{Looking, State};
+use trace::look::{Looking, Place, State};
 use trace::message::{FromProbe, PROTOCOL, Standing, ToProbe, Watch};
 use trace::recent::Recent;
 use trace::stream::{Full, Stream, Unaccounted};
@@ -169,6 +169,20 @@ impl Session {
         }
     }
 
+    /// Another vCPU enters a block, `started` instructions into the running one, which made these accesses; all before is settled.
+    pub(crate) fn turns(&mut self, vcpu: u32, started: u64, accesses: &mut Accesses) -> Result<(), Trouble> {
+        let before = self.stream.end().position;
+        let made = if self.looking.is_close() { accesses.noted().to_vec() } else { Vec::new() };
+        let full = self.stream.finish(started, accesses)?;
+        self.stream.is_turn_of(vcpu);
+        self.looking.made(before, self.stream.end().position, &made);
+        self.looking.entered();
+        match full {
+            Some(full) => self.chunk(full),
+            None => Ok(()),
+        }
+    }
+
     /// Takes in what is noted, and has more be noted.
     pub(crate) fn settle(&mut self, recent: &mut Recent, accesses: &mut Accesses) -> Result<(), Trouble> {
         let full = self.stream.settle(&self.table, recent.entries(), accesses);
@@ -250,7 +264,8 @@ impl Session {
     pub(crate) fn look(&mut self, state: &State, written: u64) -> Result<(), Trouble> {
         let address = self.stream.running().map_or(0, Block::begin);
         let position = self.position();
-        self.looking.take(position, address, self.stream.memory(), state, written);
+        let place = Place { position, address, vcpu: self.stream.vcpu() };
+        self.looking.take(place, self.stream.memory(), state, written);
         self.steps()?;
         if self.looking.waits(position) {
             self.say(&FromProbe::Waiting { position })?;
@@ -281,7 +296,8 @@ impl Session {
     ) -> Result<(), Trouble> {
         let begin = self.stream.end().position;
         self.looking.made(begin, begin + number, accesses.noted());
-        self.looking.step(begin + number, address, false, state, written);
+        let place = Place { position: begin + number, address, vcpu: self.stream.vcpu() };
+        self.looking.step(place, false, state, written);
         self.steps()
     }
 
@@ -303,7 +319,8 @@ impl Session {
             self.say(&FromProbe::Chunk { index, digest, memory, samples, calls })?;
         }
         let (end, memory, samples) = (self.stream.end(), self.stream.memory(), self.looking.last_samples());
-        self.say(&FromProbe::End { position: end.position, digest: end.digest, memory, samples, calls })?;
+        let (position, digest, vcpus) = (end.position, end.digest, self.stream.of_each());
+        self.say(&FromProbe::End { position, digest, memory, samples, calls, vcpus })?;
         loop {
             match codec::read(&mut self.host)? {
                 Some(ToProbe::Finish) | None => return Ok(()),

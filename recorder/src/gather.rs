@@ -20,13 +20,16 @@ const MOST: u64 = 512 << 10;
 /// About the most of a frame, bytes: what is packed as well as zstd can, with room for a last event.
 const FRAME: usize = LARGE - (128 << 10);
 
-/// Writes the index of what `writer` has written, gathers it where that makes it smaller, and gives it its name. Gives
-/// back its bytes.
+/// Writes the index of what `writer` has written, gathers it where that makes it smaller, and gives it its name; one that gets
+/// none is not kept, and left as it is. Gives back its bytes.
 ///
 /// # Errors
 /// Where the recording can't be finished; the incomplete file is left then.
 pub fn finish(mut writer: Writer) -> Result<u64, writer::Error> {
     writer.seal()?;
+    if !writer.is_named() {
+        return Ok(writer.written());
+    }
     // What can't be gathered, for want of room or of a file system that can do it, stays as it is.
     match gathered(&writer) {
         Some(smaller) => smaller.name_over(writer),

@@ -91,6 +91,20 @@ impl Writer {
         }
     }
 
+    /// Begins a recording in an empty file that has no name and gets none.
+    ///
+    /// # Errors
+    /// Where it can't be written.
+    pub fn create_in(file: File) -> Result<Self, Error> {
+        // Where such files are.
+        let folder = std::env::temp_dir();
+        let itself = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let file = lock(file).map_err(|errno| Error::Write(folder.clone(), errno.into()))?;
+        let mut writer = Writer::headed(&folder, itself, file, None)?;
+        writer.named = false;
+        Ok(writer)
+    }
+
     fn begin(path: &Path, incomplete: PathBuf, most: Option<u64>) -> Result<Self, Error> {
         let write = |error| Error::Write(path.to_owned(), error);
         let file = match OpenOptions::new().write(true).create_new(true).open(&incomplete) {
@@ -247,6 +261,11 @@ impl Writer {
     #[must_use]
     pub fn incomplete(&self) -> &Path {
         &self.incomplete
+    }
+
+    /// Whether the file has a name.
+    pub(crate) fn is_named(&self) -> bool {
+        self.named
     }
 
     /// Nothing has been recorded that would be worth keeping: removes the file.

@@ -91,6 +91,14 @@ impl Source {
         Ok(Source { log, parsed, time, folder, line })
     }
 
+    /// The whole command line of a replay of it with other arguments for the guest.
+    ///
+    /// # Errors
+    /// Where what they ask for can't be recorded.
+    pub fn replaying(&self, arguments: &[String]) -> Result<Vec<String>, Refusal> {
+        Ok(Arguments::parse(arguments).replayed(self.time, &path(&self.log))?.line)
+    }
+
     /// The command line of a replay that is commanded: when the guest ends, QEMU stays. With an image that states of the
     /// machine are kept in, and where one is restored, its name.
     ///

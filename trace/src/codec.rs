@@ -108,7 +108,10 @@ mod tests {
     fn window() -> FromProbe {
         FromProbe::Window(Some(Window {
             first: 7,
-            visits: vec![Visit { block: 0, skip: 0, ran: 1 }, Visit { block: 0, skip: 1, ran: 1 }],
+            visits: vec![
+                Visit { vcpu: 0, block: 0, skip: 0, ran: 1 },
+                Visit { vcpu: 1, block: 0, skip: 1, ran: 1 },
+            ],
             blocks: vec![vec![Instruction::new(1, vec![0x90, 0xc3])]],
         }))
     }

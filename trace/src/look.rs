@@ -41,6 +41,15 @@ impl State {
     }
 }
 
+/// A place in the stream.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    pub position: u64,
+    /// Where the instruction lies that comes next, and whose it is.
+    pub address: u64,
+    pub vcpu: u32,
+}
+
 /// What is being looked at.
 #[derive(Debug)]
 pub struct Looking {
@@ -163,7 +172,8 @@ impl Looking {
     }
 
     /// A block begins at `position`, which is due, and so much has been written.
-    pub fn take(&mut self, position: u64, address: u64, memory: Memory, state: &State, written: u64) {
+    pub fn take(&mut self, place: Place, memory: Memory, state: &State, written: u64) {
+        let position = place.position;
         let sample = Sample { position, registers: state.digest(), memory, written };
         if let Some(last) = self.last.replace(sample)
             && last.position != position
@@ -172,11 +182,12 @@ impl Looking {
             self.samples.push(last);
         }
         self.due = self.next(position);
-        self.step(position, address, true, state, written);
+        self.step(place, true, state, written);
     }
 
     /// The instruction at `position` comes next.
-    pub fn step(&mut self, position: u64, address: u64, begins: bool, state: &State, written: u64) {
+    pub fn step(&mut self, place: Place, begins: bool, state: &State, written: u64) {
+        let Place { position, address, vcpu } = place;
         let Some(closely) = self.look.closely else { return };
         if self.over || position < closely.from {
             return;
@@ -196,7 +207,7 @@ impl Looking {
             }
         }
         self.registers.clone_from(&state.bytes);
-        self.steps.push(Step { position, address, begins, registers, written, accesses });
+        self.steps.push(Step { position, address, vcpu, begins, registers, written, accesses });
         self.over = position >= closely.to;
     }
 
@@ -232,6 +243,10 @@ impl Looking {
 
 #[cfg(test)]
 mod tests {
+    fn at(position: u64, address: u64) -> super::Place {
+        super::Place { position, address, vcpu: 0 }
+    }
+
     use crate::access::{Access, Memory, Tag};
     use crate::message::{Look, Stretch};
 
@@ -246,12 +261,12 @@ mod tests {
         let mut looking = Looking::new(Look { spacing: 100, ..Look::default() });
         assert!(!looking.is_due(99) && looking.is_due(105));
         assert_eq!((looking.room(0), looking.room(99)), (100, 1));
-        looking.take(105, 0, Memory::default(), &state(&[1]), 0);
+        looking.take(at(105, 0), Memory::default(), &state(&[1]), 0);
         assert!(!looking.is_due(106) && looking.is_due(200));
         assert!(looking.samples().is_empty(), "the block may be entered again");
         assert!(looking.is_due(105) && looking.room(105) == 0);
-        looking.take(105, 0, Memory::default(), &state(&[2]), 0);
-        looking.take(210, 0, Memory::default(), &state(&[2]), 0);
+        looking.take(at(105, 0), Memory::default(), &state(&[2]), 0);
+        looking.take(at(210, 0), Memory::default(), &state(&[2]), 0);
         let samples = looking.samples();
         assert_eq!(samples.iter().map(|sample| sample.position).collect::<Vec<_>>(), [105]);
         let last = looking.last_samples();
@@ -267,7 +282,7 @@ mod tests {
         assert!(
             !looking.begins_anew(due - 1) && looking.begins_anew(due + 3) && !looking.begins_anew(due + 3)
         );
-        looking.take(due + 3, 0, Memory::default(), &state(&[1]), 0);
+        looking.take(at(due + 3, 0), Memory::default(), &state(&[1]), 0);
         assert!(!looking.is_due(9_999) && looking.is_due(10_000));
         assert_eq!(looking.steps(), None);
     }
@@ -293,19 +308,19 @@ mod tests {
         let closely = Some(Stretch { from: 10, to: 20 });
         let mut looking = Looking::new(Look { closely, ..Look::default() });
         assert!(!looking.is_due(9) && looking.is_due(12));
-        looking.take(12, 0x1000, Memory::default(), &state(&[1, 2]), 0);
+        looking.take(at(12, 0x1000), Memory::default(), &state(&[1, 2]), 0);
         assert!(looking.is_due(13) && looking.is_close());
         let access = |number| Access::new(Tag::of(0, number, true), 0, 0x5000, 3, 7);
         looking.made(12, 13, &[access(0)]);
-        looking.step(13, 0x1004, false, &state(&[1, 3]), 0);
+        looking.step(at(13, 0x1004), false, &state(&[1, 3]), 0);
         // The instruction at 14 started and was left: its access does not count.
         looking.made(12, 14, &[access(0), access(1), access(2)]);
         looking.entered();
-        looking.take(14, 0x1008, Memory::default(), &state(&[1, 4]), 0);
+        looking.take(at(14, 0x1008), Memory::default(), &state(&[1, 4]), 0);
         looking.entered();
-        looking.take(14, 0x2000, Memory::default(), &state(&[1, 5]), 0);
+        looking.take(at(14, 0x2000), Memory::default(), &state(&[1, 5]), 0);
         looking.entered();
-        looking.take(21, 0x1010, Memory::default(), &state(&[1, 5]), 0);
+        looking.take(at(21, 0x1010), Memory::default(), &state(&[1, 5]), 0);
         assert!(!looking.is_close());
         let steps = looking.steps().unwrap();
         let seen: Vec<_> = steps

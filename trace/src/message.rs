@@ -50,8 +50,16 @@ pub enum FromProbe {
     /// Chunk `index` (from 0) is full; `digest` and `memory` are those of the whole stream up to its end. `samples` and `calls`
     /// are those since the last message.
     Chunk { index: u64, digest: u64, memory: Memory, samples: Vec<Sample>, calls: Vec<Call> },
-    /// The run has ended after `position` instructions with these digests of the whole stream.
-    End { position: u64, digest: u64, memory: Memory, samples: Vec<Sample>, calls: Vec<Call> },
+    /// The run has ended after `position` instructions with these digests of the whole stream. `vcpus`: how many of them each vCPU
+    /// has executed.
+    End {
+        position: u64,
+        digest: u64,
+        memory: Memory,
+        samples: Vec<Sample>,
+        calls: Vec<Call>,
+        vcpus: Vec<u64>,
+    },
     /// A user program may be gone behind its next system call, of which nobody hears then; the same of the stream up to it.
     Leaving { position: u64, digest: u64, memory: Memory, calls: Vec<Call> },
     /// The names of the registers that are read, in order; before the first steps.
@@ -198,6 +206,8 @@ pub struct Step {
     pub position: u64,
     /// Where the instruction lies that comes next.
     pub address: u64,
+    /// Whose instruction, and whose registers these are.
+    pub vcpu: u32,
     /// Whether a block begins here; else an instruction inside of one.
     pub begins: bool,
     /// The registers that have another value than at the step before, by their number, with their bytes as QEMU tells
@@ -257,6 +267,7 @@ pub struct Window {
 /// One entry into a block: instructions `skip..skip + ran` of it belong to the window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Visit {
+    pub vcpu: u32,
     pub block: u32,
     pub skip: u32,
     pub ran: u32,

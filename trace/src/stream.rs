@@ -13,6 +13,10 @@
 //! `gen_repz` and `do_gen_rep` in target/i386/tcg/translate.c, 7.2 and 10.0), so starts in a row count once, with what all of
 //! them did.
 //!
+//! Several vCPUs that take turns make one stream, in the order in which they execute. Where another one executes than before,
+//! its number goes into the digest; a turn in which nothing starts leaves nothing. An instruction that starts again does so in the
+//! same turn: QEMU takes no interrupt before (`CF_NOIRQ` in accel/tcg/cpu-exec.c), so at a turn's end all that has started counts.
+//!
 //! A position is the number of instructions before a point of the stream. An instruction that faults is in the
 //! stream each time it starts, so positions run ahead of QEMU's own icount by one for each such fault.
 
@@ -27,6 +31,14 @@ use crate::message::{CHUNK, MOST_DIGESTS, Point, Visit, Window};
 /// Marks an entry whose number of instructions follows in the next word.
 const PARTIAL: u32 = 1 << 31;
 
+/// Marks the number of the vCPU that executes the entries behind.
+const TURN: u32 = 1 << 30;
+
+/// What stands for a vCPU in the digest where its turn begins.
+fn turn_of(vcpu: u32) -> u64 {
+    u64::from(vcpu).wrapping_add(1).wrapping_mul(0xa076_1d64_78bd_642f)
+}
+
 /// The last chunk or so of block entries: what digests can be asked for and expanded.
 #[derive(Debug, Default)]
 struct Chunk {
@@ -35,6 +47,8 @@ struct Chunk {
     digest: u64,
     /// Instructions of the first entry that belong to the chunk before.
     skip: u32,
+    /// Whose they are, up to the first turn.
+    vcpu: u32,
     /// Block numbers; with [`PARTIAL`] set, the next word says how many instructions ran.
     entries: Vec<u32>,
 }
@@ -47,13 +61,17 @@ impl Chunk {
 
     /// Its entries, expanded. The last may reach into the next chunk.
     fn visits<'a>(&'a self, table: &'a Table) -> impl Iterator<Item = (&'static Block, Visit)> + 'a {
-        let mut skip = self.skip;
+        let (mut skip, mut vcpu) = (self.skip, self.vcpu);
         let mut words = self.entries.iter().copied();
         std::iter::from_fn(move || {
-            let word = words.next()?;
+            let mut word = words.next()?;
+            while word & (PARTIAL | TURN) == TURN {
+                vcpu = word & !TURN;
+                word = words.next()?;
+            }
             let block = table.get(word & !PARTIAL);
             let ran = if word & PARTIAL == 0 { block.count() } else { words.next()? };
-            let visit = Visit { block: block.id(), skip, ran: ran - skip };
+            let visit = Visit { vcpu, block: block.id(), skip, ran: ran - skip };
             skip = 0;
             Some((block, visit))
         })
@@ -80,6 +98,15 @@ pub struct Unaccounted {
 /// Of the accesses of one block those that its first `count` instructions made.
 fn of_first(accesses: &[Access], count: u32) -> &[Access] {
     &accesses[..accesses.partition_point(|access| access.number() < count)]
+}
+
+/// Adds to what is counted of a vCPU.
+fn add(counts: &mut Vec<u64>, vcpu: u32, count: u64) {
+    let place = vcpu as usize;
+    if counts.len() <= place {
+        counts.resize(place + 1, 0);
+    }
+    counts[place] += count;
 }
 
 /// Where the chunk that `position` is in ends.
@@ -109,6 +136,11 @@ pub struct Stream {
     repeats_once: bool,
     /// The position up to which, and without, instructions made the accesses of the block that was left last.
     made: u64,
+    /// Whose turn it is; who executed last, since which position; and how much each did in the turns before.
+    vcpu: u32,
+    executing: u32,
+    since: u64,
+    executed: Vec<u64>,
 }
 
 impl Stream {
@@ -123,13 +155,17 @@ impl Stream {
             memory: Memory::default(),
             left_out: None,
             boundary: chunk_end(position),
-            current: Chunk { first: position, digest, skip: 0, entries: Vec::new() },
+            current: Chunk { first: position, digest, ..Chunk::default() },
             kept: VecDeque::new(),
             keeps,
             counts_stores: true,
             sees_stores: false,
             repeats_once: false,
             made: position,
+            vcpu: 0,
+            executing: 0,
+            since: position,
+            executed: Vec::new(),
         }
     }
 
@@ -149,6 +185,34 @@ impl Stream {
     #[must_use]
     pub fn of_program(self) -> Self {
         Stream { repeats_once: true, ..self }
+    }
+
+    /// What is entered from now on is executed by this vCPU. The turn before has to be finished.
+    pub fn is_turn_of(&mut self, vcpu: u32) {
+        self.vcpu = vcpu;
+    }
+
+    /// Whose turn it is.
+    #[must_use]
+    pub fn vcpu(&self) -> u32 {
+        self.vcpu
+    }
+
+    /// How many instructions each vCPU has executed.
+    #[must_use]
+    pub fn of_each(&self) -> Vec<u64> {
+        let mut each = self.executed.clone();
+        add(&mut each, self.executing, self.position - self.since);
+        each
+    }
+
+    /// An instruction of another vCPU's comes next.
+    #[cold]
+    fn turns(&mut self) {
+        add(&mut self.executed, self.executing, self.position - self.since);
+        (self.executing, self.since) = (self.vcpu, self.position);
+        self.digest = append(self.digest, turn_of(self.vcpu));
+        self.current.entries.push(TURN | self.vcpu);
     }
 
     /// Instructions that are in the stream for certain, and their digest.
@@ -319,6 +383,9 @@ impl Stream {
         let end = self.position + u64::from(ran);
         let mut full = None;
         let (mut rest, mut made) = (&identities[..ran as usize], accesses);
+        if self.vcpu != self.executing {
+            self.turns();
+        }
         self.current.push(block.id(), block.count(), ran);
         if end >= self.boundary {
             let (inside, after) =
@@ -349,7 +416,8 @@ impl Stream {
         let oldest = if self.kept.len() > self.keeps { self.kept.pop_front() } else { None };
         let mut entries = oldest.map(|chunk| chunk.entries).unwrap_or_default();
         entries.clear();
-        self.current = Chunk { first: self.boundary, digest: self.digest, skip: 0, entries };
+        self.current =
+            Chunk { first: self.boundary, digest: self.digest, skip: 0, vcpu: self.executing, entries };
         self.boundary += CHUNK;
     }
 
@@ -375,7 +443,12 @@ impl Stream {
             if chunk.first > to || end < from {
                 continue;
             }
+            let mut vcpu = chunk.vcpu;
             for (block, visit) in chunk.visits(table) {
+                if visit.vcpu != vcpu {
+                    vcpu = visit.vcpu;
+                    digest = append(digest, turn_of(vcpu));
+                }
                 let ran = visit.skip as usize..(visit.skip + visit.ran) as usize;
                 for &identity in &block.identities()[ran] {
                     if position == end {
@@ -454,6 +527,38 @@ mod tests {
         stream.enter(handler, 3, &mut none()).unwrap();
         stream.finish(2, &mut none()).unwrap();
         assert_eq!(stream.end(), Point { position: 5, digest: plain(&[1, 2, 3, 100, 101]) });
+    }
+
+    /// Two vCPUs: `turns` are who executes and the instructions, cut into blocks of at most `cut`.
+    fn in_turns(turns: &[(u32, &[u64])], cut: usize) -> (Table, Stream) {
+        let (mut table, mut stream) = (Table::of(""), Stream::at(Point::START, 2));
+        for &(vcpu, addresses) in turns {
+            stream.is_turn_of(vcpu);
+            let mut started = 0;
+            for piece in addresses.chunks(cut) {
+                stream.enter(block(&mut table, piece), started, &mut none()).unwrap();
+                started = piece.len() as u64;
+            }
+            stream.finish(started, &mut none()).unwrap();
+        }
+        (table, stream)
+    }
+
+    #[test]
+    fn whose_turn_it_is_counts_and_a_turn_in_which_nothing_starts_does_not() {
+        let (table, stream) = in_turns(&[(0, &[1, 2]), (1, &[3]), (0, &[4, 5])], 2);
+        assert_eq!((stream.of_each(), stream.end().position), (vec![4, 1], 5));
+        let window = stream.window(&table, 0).unwrap();
+        assert_eq!(window.visits.iter().map(|visit| visit.vcpu).collect::<Vec<_>>(), [0, 1, 0]);
+        assert_eq!(expand(&window), [1, 2, 3, 4, 5]);
+        let end = stream.end().digest;
+        assert_eq!(stream.digests(&table, 5, 5), Some(vec![end]), "they are made anew with their turns");
+        let of = |turns: &[(u32, &[u64])], cut| in_turns(turns, cut).1.end().digest;
+        assert_eq!(of(&[(0, &[1, 2]), (1, &[3]), (0, &[4, 5])], 1), end, "however blocks are cut");
+        assert_eq!(of(&[(0, &[1]), (1, &[]), (0, &[2]), (1, &[3]), (0, &[4, 5])], 2), end);
+        assert_ne!(of(&[(0, &[1, 2]), (0, &[3]), (0, &[4, 5])], 2), end);
+        assert_ne!(of(&[(0, &[1, 2]), (1, &[3, 4]), (0, &[5])], 2), end);
+        assert_eq!(of(&[(0, &[1, 2, 3])], 2), plain(&[1, 2, 3]), "one vCPU's is as ever");
     }
 
     #[test]

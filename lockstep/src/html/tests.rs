@@ -27,7 +27,14 @@ fn hostile() -> Report {
     Report {
         verdict: Verdict::Different,
         summary: word(),
-        compared: Compared { instructions: 1, chunks: 1, what: vec!["control flow"], driven_by: "live" },
+        compared: Compared {
+            instructions: 1,
+            chunks: 1,
+            what: vec!["control flow"],
+            driven_by: "live",
+            vcpus: None,
+            recorded: None,
+        },
         builds: Pair { a: build(), b: other },
         divergence: Some(divergence),
         explanation: None,

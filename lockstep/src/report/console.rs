@@ -121,7 +121,15 @@ mod tests {
     use super::*;
 
     fn step(position: u64, written: u64) -> Step {
-        Step { position, address: 0, begins: true, registers: Vec::new(), written, accesses: Vec::new() }
+        Step {
+            position,
+            address: 0,
+            vcpu: 0,
+            begins: true,
+            registers: Vec::new(),
+            written,
+            accesses: Vec::new(),
+        }
     }
 
     #[test]

@@ -55,6 +55,9 @@ impl std::fmt::Display for Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Divergence {
     pub kind: Kind,
+    /// The vCPU that executes it, where there are several; all that is shown is of this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vcpu: Option<u32>,
     /// Instructions before it.
     pub icount: Pair<u64>,
     /// The instruction's address.
@@ -169,6 +172,7 @@ impl Divergence {
     pub fn without_instruction(kind: Kind, icount: u64) -> Self {
         Divergence {
             kind,
+            vcpu: None,
             icount: Pair { a: icount, b: icount },
             pc: Pair::default(),
             symbol: Pair::default(),
@@ -190,12 +194,13 @@ impl Divergence {
     /// Which instruction it is.
     pub(crate) fn place(&self) -> String {
         let symbol = self.symbol.a.as_ref().map_or_else(String::new, |symbol| format!(" at <{symbol}>"));
+        let vcpu = self.vcpu.map_or_else(String::new, |vcpu| format!("vCPU {vcpu}, "));
         match (&self.block.a, self.in_block.a, &self.instruction.a) {
             (Some(block), Some((number, of)), Some(text)) => format!(
-                "translated block {block}, instruction {number} of {of}{symbol}, icount {}: `{text}`",
+                "{vcpu}translated block {block}, instruction {number} of {of}{symbol}, icount {}: `{text}`",
                 grouped(self.icount.a)
             ),
-            _ => format!("icount {}:", grouped(self.icount.a)),
+            _ => format!("{vcpu}icount {}:", grouped(self.icount.a)),
         }
     }
 

@@ -329,6 +329,7 @@ fn around(
     let position = own.a.or(own.b).map_or(0, |executed| executed.position);
     let divergence = Divergence {
         kind,
+        vcpu: None,
         icount: Pair { a: position, b: position },
         pc: Pair::of(|side| own.get(side).map(|e| address(e.instruction.address))),
         symbol: Pair::of(|side| own.get(side).and_then(|e| telling.symbol(e.instruction.address))),

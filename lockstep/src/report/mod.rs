@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::calls::Input;
 use crate::comparator::Pair;
 use crate::explain::Explanation;
+use crate::made::Recorded;
 
 pub use self::console::Consoles;
 pub use self::divergence::{Access, Block, Certainty, Code, Divergence, Kind, Line, Register};
@@ -61,6 +62,12 @@ pub struct Compared {
     /// `live`: two runs that are deterministic by themselves; `recording`: two replays of one recording;
     /// `recordings`: a replay each of two.
     pub driven_by: &'static str,
+    /// How many instructions each vCPU executed up to where each side ended, where there are several and both have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vcpus: Option<Pair<Vec<u64>>>,
+    /// How the recording came about, where one was made for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recorded: Option<Recorded>,
 }
 
 /// One side's build and command line.

@@ -85,16 +85,18 @@ pub fn tried_line(tried: &Tried, medium: Medium) -> String {
 /// What was compared, as the rest of a sentence.
 pub(crate) fn compared(compared: &Compared) -> String {
     format!(
-        "{}, over {} instructions in {} chunks, driven by {}",
+        "{}, over {} instructions in {} chunks, driven by {}{}",
         compared.what.join(", "),
         grouped(compared.instructions),
         compared.chunks,
         match compared.driven_by {
+            "recording" if compared.recorded.is_some() => "a recording that was made for it, because ",
             "recording" => "one recording",
             "recordings" => "a recording each",
             _ if compared.what.contains(&"system calls") => "two live runs",
             _ => "two live runs in virtual time",
-        }
+        },
+        compared.recorded.as_ref().map_or("", |recorded| &*recorded.because)
     )
 }
 
@@ -125,6 +127,8 @@ mod tests {
                 chunks: 2,
                 what: vec!["control flow"],
                 driven_by: "live",
+                vcpus: None,
+                recorded: None,
             },
             builds: Pair { a: side(&["-M", "pc"]), b: side(&["-M", "pc", "-cpu", "max"]) },
             divergence,
@@ -152,7 +156,10 @@ mod tests {
         let common = block(0x1_0000_0000, &[&[0x48, 0x89, 0xd8], &[0x0f, 0xa2], &[0x74, 0x01]]);
         let window = |next: u64| Window {
             first: 41,
-            visits: vec![Visit { block: 0, skip: 0, ran: 3 }, Visit { block: 1, skip: 0, ran: 1 }],
+            visits: vec![
+                Visit { vcpu: 0, block: 0, skip: 0, ran: 3 },
+                Visit { vcpu: 0, block: 1, skip: 0, ran: 1 },
+            ],
             blocks: vec![common.clone(), block(next, &[&[0x90]])],
         };
         let windows = Pair { a: [window(0x1_0000_0007)], b: [window(0x1_0000_0008)] };

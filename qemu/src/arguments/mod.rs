@@ -21,7 +21,7 @@ mod time;
 
 use item::Item;
 pub use refusal::Refusal;
-pub use time::Time;
+pub use time::{Outside, Time};
 
 /// A command line, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,6 +107,12 @@ impl Arguments {
         if time::outside(self).is_some() { Time::Host } else { Time::Virtual }
     }
 
+    /// What makes two live runs of the guest differ, if anything: the first thing that waits for the outside world.
+    #[must_use]
+    pub fn outside(&self) -> Option<Outside> {
+        Outside::of(self)
+    }
+
     /// The value that QEMU will use of the option `name` (the last one given), if any.
     #[must_use]
     pub fn value(&self, name: &str) -> Option<&str> {
@@ -132,6 +138,7 @@ impl Arguments {
 
     fn logged(&self, time: Time, mode: Mode, replay: &str) -> Result<Arranged, Refusal> {
         refusal::refuse(self)?;
+        refusal::refuse_turns(self)?;
         for item in &self.items {
             devices::refuse(item)?;
             drives::refuse(item)?;
@@ -145,12 +152,10 @@ impl Arguments {
         Ok(self.arranged(time, mode, replay))
     }
 
-    /// Whether two builds may run this from one recording: everything but its inputs has to be repeatable.
-    ///
-    /// # Errors
-    /// Where it isn't.
-    pub fn comparable(&self) -> Result<(), Refusal> {
-        refusal::refuse(self)
+    /// How many vCPUs the machine has at its start.
+    #[must_use]
+    pub fn vcpus(&self) -> u64 {
+        self.all(&["smp"]).last().map_or(1, refusal::vcpus)
     }
 
     /// The command line of a run that is the same each time by itself, without recording.

@@ -8,7 +8,7 @@ use super::{Arguments, time};
 pub enum Refusal {
     #[error("`{0}` asks for another accelerator than TCG; only TCG can be recorded and compared: remove it")]
     Accelerator(String),
-    #[error("`{0}`: QEMU records and replays one vCPU only, and Tandem compares one; use -smp 1")]
+    #[error("`{0}`: QEMU records and replays one vCPU only; use -smp 1")]
     Smp(String),
     #[error("`{0}`: QEMU refuses it while recording; remove it, a recording never writes to an image anyway")]
     Snapshot(String),
@@ -45,6 +45,24 @@ pub(super) fn refuse(all: &Arguments) -> Result<(), Refusal> {
     all.items.iter().try_for_each(refuse_item)
 }
 
+/// Refuses what QEMU neither records nor replays.
+pub(super) fn refuse_turns(all: &Arguments) -> Result<(), Refusal> {
+    let several = all.all(&["smp"]).find(|item| vcpus(item) > 1);
+    several.map_or(Ok(()), |item| Err(Refusal::Smp(item.shown())))
+}
+
+/// How many vCPUs an `-smp` asks for.
+pub(super) fn vcpus(item: &Item) -> u64 {
+    let fields = item.fields();
+    let product = || {
+        ["sockets", "dies", "clusters", "modules", "cores", "threads", "maxcpus"]
+            .iter()
+            .filter_map(|key| fields.get(key)?.parse::<u64>().ok())
+            .fold(1, u64::saturating_mul)
+    };
+    fields.get("cpus").and_then(|count| count.parse().ok()).unwrap_or_else(product)
+}
+
 fn refuse_item(item: &Item) -> Result<(), Refusal> {
     let fields = item.fields();
     let shown = || item.shown();
@@ -53,17 +71,6 @@ fn refuse_item(item: &Item) -> Result<(), Refusal> {
         "enable-kvm" | "xen-attach" | "xen-domid" => return Err(Refusal::Accelerator(shown())),
         "accel" | "machine" | "M" if fields.get("accel").is_some_and(accelerator) => {
             return Err(Refusal::Accelerator(shown()));
-        }
-        "smp" => {
-            let product = || {
-                ["sockets", "dies", "clusters", "modules", "cores", "threads", "maxcpus"]
-                    .iter()
-                    .filter_map(|key| fields.get(key)?.parse::<u64>().ok())
-                    .fold(1, u64::saturating_mul)
-            };
-            if fields.get("cpus").and_then(|count| count.parse().ok()).unwrap_or_else(product) > 1 {
-                return Err(Refusal::Smp(shown()));
-            }
         }
         "icount" => {
             if fields.has("rr") || fields.has("rrfile") {
@@ -89,6 +96,7 @@ fn refuse_item(item: &Item) -> Result<(), Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use crate::arguments::Time;
     use crate::arguments::tests::parse;
 
     #[test]
@@ -110,9 +118,18 @@ mod tests {
             "-readconfig vm.cfg",
             "-help",
         ] {
-            let refusal = parse(line).comparable().unwrap_err().to_string();
+            let refusal = parse(line).recorded(Time::Virtual, "log").unwrap_err().to_string();
             assert!(refusal.contains(&format!("`{line}`")), "{line}: {refusal}");
             assert!(!refusal.contains('\n'), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn several_vcpus_run_live_only() {
+        for (line, count) in [("-smp 2", 2), ("-smp cores=2,threads=2", 4), ("-smp 1,maxcpus=4", 1), ("", 1)]
+        {
+            assert_eq!(parse(line).vcpus(), count, "{line}");
+            assert!(parse(line).deterministic().is_ok(), "{line}");
         }
     }
 
@@ -121,7 +138,8 @@ mod tests {
         for line in
             ["-accel tcg,one-insn-per-tb=on", "-accel tcg", "-machine pc,accel=tcg", "-smp 1", "-smp cpus=1"]
         {
-            assert_eq!(parse(line).comparable(), Ok(()), "{line}");
+            assert!(parse(line).recorded(Time::Virtual, "log").is_ok(), "{line}");
+            assert!(parse(line).deterministic().is_ok(), "{line}");
         }
     }
 }

@@ -42,6 +42,34 @@ pub(super) fn outside(all: &Arguments) -> Option<&Item> {
     })
 }
 
+/// What brings the outside world into a guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outside {
+    pub what: &'static str,
+    /// The option as the user gave it.
+    pub option: String,
+}
+
+impl std::fmt::Display for Outside {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the guest has {}, `{}`", self.what, self.option)
+    }
+}
+
+impl Outside {
+    pub(super) fn of(all: &Arguments) -> Option<Self> {
+        let item = outside(all)?;
+        let what = if drives::completes_later(all, item) {
+            "a drive"
+        } else if networks::is_backend(item) {
+            "a network"
+        } else {
+            "an interactive input"
+        };
+        Some(Outside { what, option: item.shown() })
+    }
+}
+
 /// The shift that an `-icount` option asks for: a number from 0 to 10.
 pub(super) fn shift(item: &Item) -> Option<u8> {
     let fields = item.fields();
@@ -105,6 +133,14 @@ mod tests {
     }
 
     #[test]
+    fn what_brings_the_outside_in_is_told_apart() {
+        let outside = |line: &str| parse(line).outside().unwrap().to_string();
+        assert_eq!(outside("-M pc -hda x"), "the guest has a drive, `-hda x`");
+        assert_eq!(outside("-nic user"), "the guest has a network, `-nic user`");
+        assert_eq!(outside("-vnc :1"), "the guest has an interactive input, `-vnc :1`");
+    }
+
+    #[test]
     fn a_drive_a_network_and_an_interactive_input_run_in_host_time() {
         for line in [
             "-hda x",
@@ -119,11 +155,13 @@ mod tests {
             "-s",
         ] {
             assert_eq!(parse(line).time(), Time::Host, "{line}");
+            let outside = parse(line).outside().unwrap().to_string();
+            assert!(outside.contains(&format!("`{line}`")), "{outside}");
             assert!(parse(line).deterministic().is_err(), "{line}");
         }
         for line in ["-nic none", "-net none", "-serial stdio", "-serial mon:stdio", "-vnc none", "-pflash x"]
         {
-            assert_eq!(parse(line).time(), Time::Virtual, "{line}");
+            assert_eq!((parse(line).time(), parse(line).outside()), (Time::Virtual, None), "{line}");
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod script;
 mod session;
 pub mod stop;
 
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
@@ -49,6 +50,15 @@ pub enum Error {
     Manifest(#[from] serde_json::Error),
 }
 
+/// Where the recording goes.
+#[derive(Debug, Clone, Copy)]
+pub enum Output<'a> {
+    /// A file of this name, which is not there yet.
+    Named(&'a Path),
+    /// An empty file without a name, which is gone with the last who has it open.
+    Unnamed(&'a File),
+}
+
 /// What to record.
 pub struct Request<'a> {
     pub build: &'a Build,
@@ -57,7 +67,7 @@ pub struct Request<'a> {
     /// The guest's arguments as the user gave them.
     pub arguments: &'a [String],
     pub time: Time,
-    pub output: &'a Path,
+    pub output: Output<'a>,
     /// Whether events that no replay needs are left out.
     pub compact: bool,
     pub limits: Limits,
@@ -109,7 +119,10 @@ pub fn record(request: Request, show: &mut Show) -> Result<Recorded, Error> {
     let line = parsed.recorded(request.time, &format!("/proc/self/fd/{}", log_end.as_raw_fd()))?.line;
     let folder = std::env::current_dir()?;
     let files = GuestFile::all(&parsed, &folder).map_err(|(path, error)| Error::GuestFile(path, error))?;
-    let mut writer = Writer::create(request.output, request.limits.size)?;
+    let mut writer = match request.output {
+        Output::Named(path) => Writer::create(path, request.limits.size)?,
+        Output::Unnamed(file) => Writer::create_in(file.try_clone()?)?,
+    };
     let version = Version::written_by(request.build.release());
     let manifest = Manifest {
         tandem: env!("CARGO_PKG_VERSION").to_owned(),
