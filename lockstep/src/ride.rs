@@ -394,7 +394,15 @@ fn part(
     if held::is_wanted(again) {
         let to = zoomed.as_ref().map(|zoomed| zoomed.difference.to).or(at.map(|at| at + 1));
         match held::look(again, to.unwrap_or(parted.before), &target) {
-            Ok(Some((divergence, notes))) => {
+            Ok(Some((divergence, mut notes))) => {
+                // What is said of the place where it shows without registers may explain it too.
+                if let Some(zoomed) = &zoomed {
+                    let (shows, more) = of_zoomed(&target, zoomed)?;
+                    if shows.icount != divergence.icount {
+                        notes.push(format!("without registers it shows here: {}", shows.summary()));
+                        notes.extend(more);
+                    }
+                }
                 found(divergence, notes, report);
                 return Ok(());
             }
