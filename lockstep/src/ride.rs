@@ -494,7 +494,16 @@ fn part(
     if held::is_wanted(again) {
         let to = zoomed.as_ref().map(|zoomed| zoomed.difference.to).or(at.map(|at| at + 1));
         match held::look(again, to.unwrap_or(parted.before), &target) {
-            Ok(Some(named)) => {
+            Ok(Some(mut named)) => {
+                // What is said of the place where it shows without registers may explain it too.
+                if let Some(zoomed) = &zoomed {
+                    let shows = of_zoomed(again.request.telling(&target), zoomed)?;
+                    if shows.divergence.icount != named.divergence.icount {
+                        let summary = shows.divergence.summary();
+                        named.notes.push(format!("without registers it shows here: {summary}"));
+                        named.notes.extend(shows.notes);
+                    }
+                }
                 found(named, report);
                 return Ok(());
             }
