@@ -593,8 +593,7 @@ extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
         }
         let entry = usize::try_from(block.entry().packed()).expect("a 64-bit host");
         let look = session.looking().look();
-        // With samples it is known at each access which block runs.
-        let samples = look.spacing > 0 || look.closely.is_some() || look.again;
+        let samples = look.spacing > 0 || look.closely.is_some();
         let entered = match (hot.running_total, samples, taken) {
             _ if session.is_counted_apart(block) => block_entered_apart,
             (true, true, false) => block_entered::<true, true, false>,
@@ -617,7 +616,12 @@ extern "C" fn tb_translated(tb: Handle, _: *mut c_void) {
             }
             // Whether an instruction starts again is told by what it has stored, everywhere.
             let everywhere = *watching;
-            let watching = if closely && !tells_again { everywhere.closely() } else { everywhere };
+            let watching = match (samples, closely && !tells_again) {
+                // With samples it is known at each access which block runs.
+                (false, _) => everywhere.stored(),
+                (_, true) => everywhere.closely(),
+                (_, false) => everywhere,
+            };
             if stores || tells_again {
                 watching.watch(insn, block.id(), number, true);
             }

@@ -28,6 +28,8 @@ pub(super) struct Watching {
     callback: Callback,
     /// The same for what counts only where the guest is looked at closely.
     closely: Callback,
+    /// The same where no more is asked than whether there was one.
+    stored: Callback,
     /// For what has to be asked to be told of reads.
     reads: c_int,
 }
@@ -68,12 +70,18 @@ impl Watching {
         }
         // 7.2 tells those who ask for loads of stores alone, and those who ask for stores of both (`op_rw` in
         // accel/tcg/plugin-gen.c).
-        let (callback, closely, reads): (Callback, Callback, _) = if values {
-            (accessed, accessed_closely, READS)
+        let watching = if values {
+            Watching { register, callback: accessed, closely: accessed_closely, stored, reads: READS }
         } else {
-            (touched, touched_closely, READS | WRITES)
+            let reads = READS | WRITES;
+            Watching { register, callback: touched, closely: touched_closely, stored: touched_storing, reads }
         };
-        Ok((Watching { register, callback, closely, reads }, telling))
+        Ok((watching, telling))
+    }
+
+    /// Those of which no more is asked than whether there was one, where nothing keeps the number of the running block.
+    pub(super) fn stored(self) -> Self {
+        Watching { callback: self.stored, ..self }
     }
 
     /// Those that count only where the guest is looked at closely.
@@ -114,6 +122,25 @@ extern "C" fn accessed_closely(vcpu: c_uint, info: u32, address: u64, tag: *mut 
 extern "C" fn touched_closely(vcpu: c_uint, info: u32, address: u64, tag: *mut c_void) {
     if is_close() {
         touched(vcpu, info, address, tag);
+    }
+}
+
+/// An instruction has written to memory, and no more is asked.
+extern "C" fn stored(_: c_uint, _: u32, _: u64, tag: *mut c_void) {
+    // SAFETY: as in `accessed`.
+    let hot = unsafe { &mut *HOT.0.get() };
+    let tag = Tag::unpacked(tag.addr() as u64);
+    let access = Access::new(tag, hot.recent.filled(), 0, 0, 0);
+    let runs = hot.recent.entries().last().is_some_and(|entry| entry.block() == tag.block());
+    if !runs || !hot.accesses.push(access) {
+        note_again(tag, 0, 0, 0);
+    }
+}
+
+extern "C" fn touched_storing(vcpu: c_uint, info: u32, address: u64, tag: *mut c_void) {
+    // SAFETY: as in `accessed`.
+    if (unsafe { &*HOT.0.get() }.telling.is_store)(info) {
+        stored(vcpu, info, address, tag);
     }
 }
 
@@ -158,17 +185,24 @@ fn note_both(tag: Tag, address: u64, low: u64, high: u64) {
     note(tag, address.wrapping_add(8), 3, high);
 }
 
-/// An instruction that was left for its input or output is executed alone, in a block that nothing is told of but its
+/// Where all before the running block is not taken in yet, or another block's instruction makes an access: one
+/// that was left for its input or output is executed alone, in a block that nothing is told of but its
 /// accesses (`CF_MEMI_ONLY` in accel/tcg/translate-all.c, 7.2 and 10.0): it is the last that started in the running one.
 #[cold]
 #[inline(never)]
 fn note_again(tag: Tag, address: u64, shift: u32, value: u64) {
     guarded(|probe, hot| {
         probe.session.settle(&mut hot.recent, &mut hot.accesses)?;
-        let started = hot.started(probe.session.running());
-        let number = u16::try_from(started.saturating_sub(1)).unwrap_or(u16::MAX);
+        let running = probe.session.running();
+        let access = Access::new(tag, 0, address, shift, value);
+        let access = if running.is_some_and(|running| running.id() == tag.block()) {
+            access
+        } else {
+            let started = hot.started(running);
+            access.made_by(u16::try_from(started.saturating_sub(1)).unwrap_or(u16::MAX))
+        };
         hot.accesses.grow();
-        hot.accesses.push(Access::new(tag, 0, address, shift, value).made_by(number));
+        hot.accesses.push(access);
         Ok(())
     });
 }
