@@ -26,9 +26,13 @@
 #![allow(unsafe_code)]
 
 mod disassembly;
+mod hot;
+mod level;
 mod memory;
+mod qemu;
 mod registers;
 mod syscalls;
+mod threads;
 mod turns;
 
 pub(crate) use self::syscalls::{read, write};
@@ -40,19 +44,20 @@ use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence};
-use std::time::Duration;
 
 use trace::access::Accesses;
 use trace::again::Successor;
 use trace::block::{Block, Code, Entry};
-use trace::codec;
 use trace::look::State;
-use trace::message::{API, Asked, PRELOADED, Standing};
 use trace::recent::Recent;
 
 use self::disassembly::Disassembler;
+use self::hot::Hot;
+use self::level::{api_level, function};
 use self::memory::{Telling, Watching};
+use self::qemu::{Counting, Qemu};
 use self::registers::Registers;
+use self::threads::{answer_from_now_on, flush_from_now_on, wake_from_now_on};
 use self::turns::Turns;
 use crate::dying;
 use crate::session::{Session, Trouble};
@@ -62,16 +67,6 @@ type Handle = *mut c_void;
 
 const CB_NO_REGS: c_int = 0;
 const CB_R_REGS: c_int = 1;
-const INLINE_ADD_U64: c_int = 0;
-const INLINE_STORE_U64: c_int = 1;
-
-/// `qemu_plugin_u64`: an entry of a scoreboard, passed by value.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct ScoreboardEntry {
-    score: Handle,
-    offset: usize,
-}
 
 /// The head of `qemu_info_t`, up to the members that every version has in the same place.
 #[repr(C)]
@@ -80,116 +75,6 @@ pub struct Info {
     version_min: c_int,
     version_cur: c_int,
     system_emulation: bool,
-}
-
-/// How many marks of a block were passed: what this version offers to count them.
-#[derive(Clone, Copy)]
-enum Counting {
-    /// API 1: an inline add to a counter of ours.
-    Total { insn_exec_inline: extern "C" fn(Handle, c_int, *mut c_void, u64) },
-    /// API 2: an inline add to a scoreboard.
-    Scoreboard {
-        insn_exec_inline: extern "C" fn(Handle, c_int, ScoreboardEntry, u64),
-        find: extern "C" fn(Handle, c_uint) -> *mut c_void,
-    },
-    /// API 3 and later: an inline store of the mark's number in its block, cheaper than the add.
-    Marker {
-        insn_exec_inline: extern "C" fn(Handle, c_int, ScoreboardEntry, u64),
-        find: extern "C" fn(Handle, c_uint) -> *mut c_void,
-    },
-}
-
-#[derive(Clone, Copy)]
-enum InsnData {
-    /// Up to API 2.
-    Pointer(extern "C" fn(Handle) -> *const u8),
-    /// From API 3.
-    Copy(extern "C" fn(Handle, *mut u8, usize) -> usize),
-}
-
-/// How the probe is called.
-#[derive(Clone, Copy)]
-enum Callbacks {
-    /// Up to API 6: with the plugin's id first.
-    ById {
-        vcpu_init: extern "C" fn(PluginId, extern "C" fn(PluginId, c_uint)),
-        tb_trans: extern "C" fn(PluginId, extern "C" fn(PluginId, Handle)),
-        atexit: extern "C" fn(PluginId, extern "C" fn(PluginId, *mut c_void), *mut c_void),
-    },
-    /// From API 7: with data of its own last.
-    ByData {
-        vcpu_init: extern "C" fn(PluginId, extern "C" fn(c_uint, *mut c_void), *mut c_void),
-        tb_trans: extern "C" fn(PluginId, extern "C" fn(Handle, *mut c_void), *mut c_void),
-        atexit: extern "C" fn(PluginId, extern "C" fn(*mut c_void), *mut c_void),
-    },
-}
-
-impl Callbacks {
-    fn find(level: c_int) -> Result<Self, String> {
-        let (on_init, on_trans) =
-            (c"qemu_plugin_register_vcpu_init_cb", c"qemu_plugin_register_vcpu_tb_trans_cb");
-        let on_exit = c"qemu_plugin_register_atexit_cb";
-        Ok(if level < 7 {
-            Callbacks::ById {
-                vcpu_init: function(on_init)?,
-                tb_trans: function(on_trans)?,
-                atexit: function(on_exit)?,
-            }
-        } else {
-            Callbacks::ByData {
-                vcpu_init: function(on_init)?,
-                tb_trans: function(on_trans)?,
-                atexit: function(on_exit)?,
-            }
-        })
-    }
-
-    fn register(self, id: PluginId) {
-        let nothing = std::ptr::null_mut();
-        match self {
-            Callbacks::ById { vcpu_init: on_init, tb_trans, atexit } => {
-                on_init(id, vcpu_init_by_id);
-                tb_trans(id, tb_translated_by_id);
-                atexit(id, exiting_by_id, nothing);
-            }
-            Callbacks::ByData { vcpu_init: on_init, tb_trans, atexit } => {
-                on_init(id, vcpu_init, nothing);
-                tb_trans(id, tb_translated, nothing);
-                atexit(id, exiting, nothing);
-            }
-        }
-    }
-}
-
-extern "C" fn vcpu_init_by_id(_: PluginId, vcpu: c_uint) {
-    vcpu_init(vcpu, std::ptr::null_mut());
-}
-
-extern "C" fn tb_translated_by_id(_: PluginId, tb: Handle) {
-    tb_translated(tb, std::ptr::null_mut());
-}
-
-extern "C" fn exiting_by_id(_: PluginId, _: *mut c_void) {
-    exiting(std::ptr::null_mut());
-}
-
-/// The functions of QEMU that the probe calls.
-#[derive(Clone, Copy)]
-struct Qemu {
-    callbacks: Callbacks,
-    register_tb_exec: extern "C" fn(Handle, extern "C" fn(c_uint, *mut c_void), c_int, *mut c_void),
-    tb_n_insns: extern "C" fn(Handle) -> usize,
-    tb_get_insn: extern "C" fn(Handle, usize) -> Handle,
-    insn_vaddr: extern "C" fn(Handle) -> u64,
-    insn_size: extern "C" fn(Handle) -> usize,
-    insn_data: InsnData,
-    counting: Counting,
-    scoreboard_new: Option<extern "C" fn(usize) -> Handle>,
-    register_insn_exec: extern "C" fn(Handle, extern "C" fn(c_uint, *mut c_void), c_int, *mut c_void),
-    /// Of a user program's instructions.
-    lies: Option<syscalls::Lies>,
-    /// Up to API 6.
-    reset: Option<extern "C" fn(PluginId, extern "C" fn(PluginId))>,
 }
 
 /// The probe's state: set up by `qemu_plugin_install`, then used by one callback at a time.
@@ -218,33 +103,6 @@ struct Probe {
     dead: bool,
 }
 
-/// What each block of the guest needs when it is entered, and nothing else.
-struct Hot {
-    /// Where inline code counts, once the vCPU is there: a scoreboard's entry or `TOTAL`.
-    counter: *mut u64,
-    /// What stands there when the running block has run to its end, and `taken` more.
-    whole: u64,
-    /// How many starts in the running block are taken back.
-    taken: u64,
-    recent: Recent,
-    accesses: Accesses,
-    /// The number of the running block, where accesses are watched.
-    running: u32,
-    /// Where QEMU keeps the state of the vCPU that executes, where there are several, and whose turn it was last.
-    current: *const usize,
-    turn: usize,
-    /// What QEMU tells of an access.
-    telling: Telling,
-    /// `whole`, where the next block is to be looked at when it is entered.
-    aside: Option<u64>,
-    /// How many instructions may be entered before a block's beginning is looked at; not counted where none is.
-    room: u64,
-    /// Whether the guest is looked at closely.
-    is_close: bool,
-    /// Whether the counter is a running total (else it is set anew in each block).
-    running_total: bool,
-}
-
 struct Shared<T>(UnsafeCell<T>);
 // SAFETY: one thread, so one user at a time; see the module's invariants.
 unsafe impl<T> Sync for Shared<T> {}
@@ -270,172 +128,6 @@ static SETTLED: AtomicU64 = AtomicU64::new(0);
 /// Whether the probe works: a second vCPU must not come then.
 static FOLLOWED: AtomicBool = AtomicBool::new(true);
 static TOTAL: Shared<u64> = Shared(UnsafeCell::new(0));
-
-/// Read by QEMU after `dlopen`, written by `choose_version` during it.
-#[unsafe(no_mangle)]
-#[allow(non_upper_case_globals)]
-pub static mut qemu_plugin_version: c_int = 1;
-
-#[used]
-#[unsafe(link_section = ".init_array")]
-static CONSTRUCTOR: extern "C" fn() = choose_version;
-
-/// The newest API level this probe knows how to speak that the process offers.
-fn api_level() -> c_int {
-    // From QEMU 11.0 on a plugin has to name the one level that there is, and no function tells which: the host does,
-    // by QEMU's version.
-    if let Some(level) = std::env::var(API).ok().and_then(|level| level.parse().ok()) {
-        return level;
-    }
-    // The first function that came with each level (plugins/qemu-plugins.symbols of 9.0, 9.1 and 10.0).
-    if symbol(c"qemu_plugin_read_memory_vaddr").is_some() {
-        4
-    } else if symbol(c"qemu_plugin_register_vcpu_tb_exec_cond_cb").is_some() {
-        3
-    } else if symbol(c"qemu_plugin_scoreboard_new").is_some() {
-        2
-    } else {
-        1
-    }
-}
-
-extern "C" fn choose_version() {
-    // SAFETY: runs inside `dlopen`, before QEMU or anyone else can read the variable.
-    unsafe { qemu_plugin_version = api_level() }
-    if std::env::var_os("LD_PRELOAD").is_some_and(|preloaded| preloaded == PRELOADED) {
-        keep_the_map_still();
-    }
-}
-
-fn symbol(name: &CStr) -> Option<*mut c_void> {
-    // SAFETY: `dlsym` with a C string; the result is only used with the signature QEMU's header gives.
-    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
-    (!found.is_null()).then_some(found)
-}
-
-/// The function `name` as type `F`, which has to be its `extern "C" fn` type.
-fn function<F: Copy>(name: &CStr) -> Result<F, String> {
-    const { assert!(size_of::<F>() == size_of::<*mut c_void>()) }
-    let found =
-        symbol(name).ok_or_else(|| format!("this QEMU has no function {}", name.to_string_lossy()))?;
-    // SAFETY: a non-null address of a function, and `F` is the function's pointer type: see Signatures above.
-    Ok(unsafe { std::mem::transmute_copy::<*mut c_void, F>(&found) })
-}
-
-impl Qemu {
-    fn find(level: c_int, system: bool) -> Result<Self, String> {
-        let counting = match level {
-            1 => {
-                Counting::Total { insn_exec_inline: function(c"qemu_plugin_register_vcpu_insn_exec_inline")? }
-            }
-            2 => Counting::Scoreboard {
-                insn_exec_inline: function(c"qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu")?,
-                find: function(c"qemu_plugin_scoreboard_find")?,
-            },
-            _ => Counting::Marker {
-                insn_exec_inline: function(c"qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu")?,
-                find: function(c"qemu_plugin_scoreboard_find")?,
-            },
-        };
-        Ok(Qemu {
-            callbacks: Callbacks::find(level)?,
-            register_tb_exec: function(c"qemu_plugin_register_vcpu_tb_exec_cb")?,
-            tb_n_insns: function(c"qemu_plugin_tb_n_insns")?,
-            tb_get_insn: function(c"qemu_plugin_tb_get_insn")?,
-            insn_vaddr: function(c"qemu_plugin_insn_vaddr")?,
-            insn_size: function(c"qemu_plugin_insn_size")?,
-            insn_data: if level < 3 {
-                InsnData::Pointer(function(c"qemu_plugin_insn_data")?)
-            } else {
-                InsnData::Copy(function(c"qemu_plugin_insn_data")?)
-            },
-            counting,
-            scoreboard_new: if level < 2 { None } else { Some(function(c"qemu_plugin_scoreboard_new")?) },
-            register_insn_exec: function(c"qemu_plugin_register_vcpu_insn_exec_cb")?,
-            lies: if system { None } else { Some(syscalls::lies()?) },
-            reset: if level < 7 { Some(function(c"qemu_plugin_reset")?) } else { None },
-        })
-    }
-
-    /// Appends an instruction.
-    fn read(&self, insn: Handle, code: &mut Code) {
-        let size = (self.insn_size)(insn);
-        code.push((self.insn_vaddr)(insn), size, |place| match self.insn_data {
-            InsnData::Pointer(data) => {
-                let from = data(insn);
-                if from.is_null() {
-                    return 0;
-                }
-                // SAFETY: QEMU gives a pointer to `insn_size` bytes that lives as long as this translation.
-                place.copy_from_slice(unsafe { std::slice::from_raw_parts(from, size) });
-                size
-            }
-            InsnData::Copy(data) => data(insn, place.as_mut_ptr(), size),
-        });
-    }
-
-    /// Has it counted that the `number`th mark (from 1) of a block is passed, when this instruction starts.
-    fn count(&self, insn: Handle, number: u64, scoreboard: Handle) {
-        let entry = ScoreboardEntry { score: scoreboard, offset: 0 };
-        match self.counting {
-            Counting::Total { insn_exec_inline } => {
-                insn_exec_inline(insn, INLINE_ADD_U64, TOTAL.0.get().cast(), 1)
-            }
-            Counting::Scoreboard { insn_exec_inline, .. } => insn_exec_inline(insn, INLINE_ADD_U64, entry, 1),
-            Counting::Marker { insn_exec_inline, .. } => {
-                insn_exec_inline(insn, INLINE_STORE_U64, entry, number)
-            }
-        }
-    }
-}
-
-impl Hot {
-    /// Instructions of the running block that have started.
-    fn started(&self, running: Option<&Block>) -> u64 {
-        let Some(block) = running else { return 0 };
-        // SAFETY: a block runs, so `counter` is set: see `block_entered`.
-        let now = unsafe { *self.counter };
-        let marks = block.marks().len() as u64;
-        let before =
-            if self.running_total { self.whole().wrapping_sub(self.taken).wrapping_sub(marks) } else { 0 };
-        u64::from(block.started(now.wrapping_sub(before))).wrapping_sub(self.taken)
-    }
-
-    /// What stands at `counter` when the running block has run to its end.
-    fn whole(&self) -> u64 {
-        self.aside.unwrap_or(self.whole)
-    }
-
-    /// The next block that is entered goes the long way. What starts again has been translated anew before.
-    fn look_at_next(&mut self) {
-        self.aside = Some(self.whole());
-        // No count comes so far.
-        self.whole = u64::MAX;
-    }
-
-    /// A block with so many marks is entered.
-    fn begin(&mut self, marks: u64) {
-        self.taken = 0;
-        self.aside = None;
-        if self.running_total {
-            // SAFETY: as in `block_entered`.
-            self.whole = unsafe { *self.counter } + marks;
-        } else {
-            // SAFETY: as in `block_entered`. Cleared, because what is left there is the mark of another block.
-            unsafe { *self.counter = 0 };
-            self.whole = marks;
-        }
-    }
-
-    /// Takes back the last start in the running block, which so has not run wholly.
-    fn take_back(&mut self) {
-        self.taken += 1;
-        match &mut self.aside {
-            Some(whole) => *whole += 1,
-            None => self.whole += 1,
-        }
-    }
-}
 
 impl Probe {
     #[cold]
@@ -833,125 +525,6 @@ fn host_socket(arguments: &[*const c_char], name: &str) -> Result<Option<UnixStr
         }
     }
     Ok(None)
-}
-
-/// How often QEMU's buffered output is pushed out; at the start more often.
-const FLUSH: Duration = Duration::from_millis(200);
-
-/// QEMU writes its replay log through stdio, which keeps up to a page of it: of a guest that does little, minutes,
-/// which would die with QEMU. So what it has written is pushed out a few times a second.
-fn flush_from_now_on() {
-    std::thread::spawn(|| {
-        leave_signals();
-        let mut pause = Duration::from_millis(20);
-        loop {
-            std::thread::sleep(pause);
-            pause = FLUSH.min(2 * pause);
-            // SAFETY: flushes all output streams, each under its own lock; may be called from any thread.
-            unsafe { libc::fflush(std::ptr::null_mut()) };
-        }
-    });
-}
-
-/// Signals are for QEMU's own threads, not for this one.
-fn leave_signals() {
-    // SAFETY: a zeroed set is filled before it is used; the mask is this thread's own.
-    unsafe {
-        let mut all = std::mem::zeroed();
-        libc::sigfillset(&raw mut all);
-        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut());
-    }
-}
-
-/// How often is looked whether the guest stands still: seldom, often once it has stood still of late, and in between
-/// where waking was in vain for long.
-const LOOK: Duration = Duration::from_millis(2);
-const LOOK_AGAIN: Duration = Duration::from_micros(500);
-const LOOK_ON: Duration = Duration::from_millis(10);
-/// So many looks are of late, and so many wakes are for long.
-const LATE: u32 = 50;
-const LONG: u32 = 1000;
-
-/// A byte that QEMU's monitor for people takes as a key without effect on an empty line: Ctrl-A (util/readline.c).
-const NOTHING: &[u8] = &[1];
-
-/// Wakes QEMU's main loop while the guest stands still: in a replay all that can come is in the log, and what the loop
-/// sleeps for has long been. `waking` is the host's end of a monitor of it.
-fn wake_from_now_on(waking: UnixStream) {
-    std::thread::spawn(move || {
-        leave_signals();
-        let (mut before, mut still, mut moving) = (0, 0, LATE);
-        loop {
-            std::thread::sleep(match (still, moving) {
-                (0, LATE..) => LOOK,
-                (LONG.., _) => LOOK_ON,
-                _ => LOOK_AGAIN,
-            });
-            let now = SETTLED.load(Ordering::Relaxed);
-            if now == before {
-                (still, moving) = (still.saturating_add(1), 0);
-                // What can't be said at once need not be: the loop has not read what was said before. The host uses the
-                // socket too, so it stays as it is.
-                // SAFETY: a descriptor that `waking` holds open, and the length of what is sent.
-                unsafe {
-                    libc::send(
-                        waking.as_raw_fd(),
-                        NOTHING.as_ptr().cast(),
-                        NOTHING.len(),
-                        libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
-                    )
-                };
-            } else {
-                (still, moving) = (0, moving.saturating_add(1));
-            }
-            before = now;
-        }
-    });
-}
-
-/// Answers the host's questions while the guest stands still.
-fn answer_from_now_on(mut asking: UnixStream) {
-    std::thread::spawn(move || {
-        leave_signals();
-        while let Ok(Some(asked)) = codec::read(&mut asking) {
-            let Some(standing) = catch_unwind(|| standing(asked)).ok().flatten() else { return };
-            if codec::write(&mut asking, &standing).is_err() {
-                return;
-            }
-        }
-    });
-}
-
-fn standing(asked: Asked) -> Option<Standing> {
-    let _within = Within::begin();
-    // SAFETY: the guest is stopped, so no callback runs: see The answering thread.
-    let (probe, hot) = unsafe { (&mut *PROBE.0.get(), &mut *HOT.0.get()) };
-    let probe = probe.as_mut()?;
-    let session = &mut probe.session;
-    if !probe.dead {
-        // No credit is waited for here: the host gives what it asks about all that there is.
-        session.settle(&mut hot.recent, &mut hot.accesses).ok()?;
-    }
-    let takes_back = match asked {
-        Asked::Where => false,
-        Asked::Unmade => true,
-        Asked::Twice => session.is_again(),
-    };
-    let running = session.running();
-    if takes_back && hot.started(running) > 0 {
-        hot.take_back();
-    }
-    Some(session.standing(hot.started(running)))
-}
-
-/// Where a user program's memory is mapped follows from what of QEMU's own is, and that from when its other thread allocates
-/// and frees: nothing that QEMU allocates is mapped by itself, and its threads have no heaps of their own.
-fn keep_the_map_still() {
-    // SAFETY: nothing but numbers; the C library takes them at any time.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
-        libc::mallopt(libc::M_ARENA_MAX, 1);
-    }
 }
 
 fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(), String> {

@@ -7,7 +7,8 @@
 
 use std::ffi::{c_uint, c_void};
 
-use super::{HOT, symbol};
+use super::HOT;
+use super::level::symbol;
 
 /// What is said of a build that does not show it.
 pub(super) const HIDDEN: &str = "this build does not show plugins which of several vCPUs executes: it needs a QEMU that is built with loadable modules, as distributions build it, or a guest with one vCPU";
