@@ -9,7 +9,9 @@ use crate::disassembly::asks_qemu;
 use crate::expansion::Executed;
 use crate::printable::printable;
 use crate::report::{Divergence, Kind, Report, Verdict};
-use crate::ride::{Ride, Trouble, stream_of};
+use crate::ride::Trouble;
+use crate::ride::naming::stream_of;
+use crate::ride::sides::Ride;
 use crate::texts;
 use crate::zoom::{Again, start};
 

@@ -25,7 +25,9 @@ use crate::disassembly::asks_qemu;
 use crate::dump::{self, FLAGS, Registers};
 use crate::report::console::Written;
 use crate::report::{Certainty, Divergence};
-use crate::ride::{Given, Named, Ride, Trouble, of_zoomed};
+use crate::ride::Trouble;
+use crate::ride::naming::{Named, of_zoomed};
+use crate::ride::sides::{Given, Ride};
 use crate::selfcheck;
 use crate::zoom::{Again, Zoomed};
 

@@ -6,7 +6,8 @@ use trace::message::{CHUNK, Look, Stretch};
 
 use crate::comparator::{Order, Pair};
 use crate::difference::{Compared, parted, written};
-use crate::ride::{Ride, Trouble};
+use crate::ride::Trouble;
+use crate::ride::sides::Ride;
 use crate::zoom::{Again, Zoomed, closely, consoles, inside, zoom};
 
 /// Instructions between two samples where they are denser.

@@ -21,7 +21,9 @@ use crate::disassembly::asks_qemu;
 use crate::drive::Drive;
 use crate::expansion::first_difference;
 use crate::report::console::Written;
-use crate::ride::{Request, Ride, Trouble, streams_of};
+use crate::ride::naming::streams_of;
+use crate::ride::sides::Ride;
+use crate::ride::{Request, Trouble};
 
 /// What it takes to run both once more.
 #[derive(Clone, Copy)]
