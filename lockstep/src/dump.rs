@@ -113,6 +113,8 @@ fn bytes(digits: &str) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::registers;
 
     fn value(target: &str, text: &str, name: &str) -> Option<Vec<u8>> {
@@ -145,5 +147,15 @@ mod tests {
         let names: Vec<_> = registers("riscv64", riscv).into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["mhartid", "zero", "ra", "ft0"]);
         assert_eq!(registers("s390x", "R00=0000000000000000\n"), []);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_printed_is_read(text in "([ \\r\\n=:\\[/_]|[xyz]mm|EFL|FPR|GDT|ES|E|[0-9a-fA-F]{1,9}|\\PC){0,60}") {
+            for target in ["x86_64", "i386", "aarch64", "arm", "riscv64"] {
+                let read = registers(target, &text);
+                prop_assert!(read.iter().all(|(name, bytes)| !name.is_empty() && !bytes.is_empty()));
+            }
+        }
     }
 }

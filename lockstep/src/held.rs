@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use qemu::arguments::Arguments;
 use qemu::build::Mode;
 use qemu::monitor::{self, Monitor};
 use trace::message::{CHUNK, FromProbe, Look, Step, Stretch, Window};
@@ -54,6 +55,8 @@ pub(crate) fn is_wanted(again: &Again) -> bool {
         && !again.look.registers
         && again.request.builds.a.mode == Mode::System
         && again.drive.sources.is_empty()
+        // The monitor shows those of one vCPU, whoever's turn it is.
+        && Arguments::parse(&again.drive.lines.a).vcpus() == 1
 }
 
 /// What was found with registers.
