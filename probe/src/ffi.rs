@@ -98,6 +98,8 @@ struct Probe {
     /// The vCPUs' thread, and they.
     thread: u64,
     turns: Turns,
+    /// Where in their own memory it is which vCPU executes, where the host knows.
+    current: Option<usize>,
     /// Whether anything was translated, and so without a look at whose turn it is where there was one vCPU.
     translated: bool,
     dead: bool,
@@ -228,7 +230,7 @@ extern "C" fn vcpu_init(vcpu: c_uint, _: *mut c_void) {
         unsafe { libc::_exit(3) };
     }
     guarded(|probe, hot| {
-        let current = Turns::current();
+        let current = Turns::current(probe.current);
         // SAFETY: a variable of this thread's.
         let state = current.map_or(0, |current| unsafe { *current });
         let is_new = probe.turns.add(state, vcpu);
@@ -499,6 +501,14 @@ fn forget() {
     }
 }
 
+/// The number in the plugin argument `name`, where there is one.
+fn number(arguments: &[*const c_char], name: &str) -> Option<usize> {
+    arguments.iter().find_map(|&argument| {
+        // SAFETY: QEMU passes C strings that live as long as the plugin.
+        unsafe { CStr::from_ptr(argument) }.to_str().ok()?.strip_prefix(name)?.parse().ok()
+    })
+}
+
 /// Whether something can be read from `socket` at once.
 pub(crate) fn readable(socket: &UnixStream) -> std::io::Result<bool> {
     let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
@@ -564,6 +574,7 @@ fn install(id: PluginId, info: &Info, arguments: &[*const c_char]) -> Result<(),
         is_anew: false,
         thread: 0,
         turns: Turns::default(),
+        current: number(arguments, "current="),
         translated: false,
         dead: false,
     };

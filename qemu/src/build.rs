@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use object::{Object, ObjectSymbol, SymbolKind};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::sha256;
@@ -126,6 +127,16 @@ impl Build {
             (11.., _) => Some(7),
             _ => None,
         }
+    }
+
+    /// Where in each thread's own memory of the executable it keeps which vCPU that thread executes (`current_cpu`), bytes from
+    /// the beginning: where its table of symbols was not taken out.
+    #[must_use]
+    pub fn current_cpu(&self) -> Option<u64> {
+        let bytes = std::fs::read(&self.path).ok()?;
+        let file = object::File::parse(&*bytes).ok()?;
+        let mut own = file.symbols().filter(|symbol| symbol.kind() == SymbolKind::Tls);
+        own.find(|symbol| symbol.name() == Ok("current_cpu")).map(|symbol| symbol.address())
     }
 
     /// QEMU's name of the guest's architecture, as far as the executable's own name tells it.

@@ -24,6 +24,7 @@ use trace::codec;
 use trace::message::{API, ASKED, FromProbe, PRELOADED, PRELOADED_FD, PROTOCOL, ToProbe};
 
 use crate::apart::run_apart;
+use crate::arguments::Arguments;
 use crate::build::{Build, Mode};
 
 /// What happens to a run, in the order in which it is seen on each of its streams.
@@ -207,6 +208,12 @@ impl Run {
             waking = Some(ours);
         }
         if plan.probe.is_some() {
+            if !is_user
+                && Arguments::parse(plan.arguments).vcpus() > 1
+                && let Some(offset) = plan.build.current_cpu()
+            {
+                plugin.push(format!("current={offset}"));
+            }
             command.arg("-plugin").arg(plugin.join(","));
             match plan.build.plugin_api() {
                 Some(level) => command.env(API, level.to_string()),
