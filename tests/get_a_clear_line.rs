@@ -92,7 +92,7 @@ fn a_guest_that_cannot_be_recorded() {
     }
     let a = build(BUILDS[0]);
     let live = ["lockstep", "--a", &a, "--b", &a, "--", "-hda", "disk.img"];
-    place.run(&live).is_refused_with(&["side A can't be recorded", "`disk.img`"]);
+    place.run(&live).is_refused_with(&["side A can't be recorded", "'disk.img'"]);
     assert_eq!(place.left(), (vec![], vec![]));
 }
 
