@@ -109,7 +109,12 @@ impl Drive {
             interrupts: request.interrupts,
         });
         match explained {
-            Ok(explanation) => report.explanation = Some(explanation),
+            Ok(explanation) => {
+                if let Some(divergence) = &mut report.divergence {
+                    divergence.stage = Some(explanation.stage);
+                }
+                report.explanation = Some(explanation);
+            }
             Err(why) => report.notes.push(format!("no explanation: {why}")),
         }
     }

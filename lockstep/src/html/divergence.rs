@@ -52,6 +52,12 @@ pub(super) fn found(html: &mut Html, divergence: &Divergence) {
             let place = divergence.in_block.get(side);
             place.map_or_else(|| "-".to_owned(), |(number, of)| format!("{number} of {of}"))
         }));
+        if divergence.seen.icount != divergence.icount.a {
+            let seen = &divergence.seen;
+            rows.push(both("showed first", &|side| {
+                format!("icount {}, {}", grouped(seen.icount), known(seen.pc.get(side)))
+            }));
+        }
         rows.push(both("goes on to", &|side| {
             divergence
                 .next

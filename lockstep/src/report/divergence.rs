@@ -4,7 +4,7 @@ use recorder::account::grouped;
 use serde::Serialize;
 
 use crate::comparator::{Pair, Side};
-use crate::explain::Guilty;
+use crate::explain::{Guilty, Stage};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -62,6 +62,11 @@ pub struct Divergence {
     pub icount: Pair<u64>,
     /// The instruction's address.
     pub pc: Pair<Option<String>>,
+    /// Where it showed first: at that instruction, or at a later one by which it was found.
+    pub seen: Seen,
+    /// Where the builds first differ in what they make of its block, where that was looked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stage: Option<Stage>,
     /// The name of that place, where names are known.
     #[serde(skip_serializing_if = "unnamed")]
     pub symbol: Pair<Option<String>>,
@@ -89,6 +94,15 @@ pub struct Divergence {
     /// The block of the guilty instruction, for an explanation.
     #[serde(skip)]
     pub guilty: Option<Pair<Guilty>>,
+}
+
+/// A place that both sides come to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Seen {
+    /// Instructions before it.
+    pub icount: u64,
+    /// The address of the instruction there.
+    pub pc: Pair<Option<String>>,
 }
 
 /// How the instruction was found.
@@ -175,6 +189,8 @@ impl Divergence {
             vcpu: None,
             icount: Pair { a: icount, b: icount },
             pc: Pair::default(),
+            seen: Seen { icount, pc: Pair::default() },
+            stage: None,
             symbol: Pair::default(),
             block: Pair::default(),
             in_block: Pair::default(),

@@ -3,7 +3,7 @@
 use replayer::symbols::Symbols;
 use trace::message::Call;
 
-use super::divergence::{Access, Block, Certainty, Code, Divergence, Kind, Line, Register};
+use super::divergence::{Access, Block, Certainty, Code, Divergence, Kind, Line, Register, Seen};
 use crate::blame::{self, Clues};
 use crate::calls;
 use crate::comparator::{Pair, Side};
@@ -178,6 +178,10 @@ impl Divergence {
         }
         let (mut divergence, notes) = around(telling, streams, guilty, kind);
         divergence.certainty = certainty;
+        let by = if certainty == Certainty::Reasoned { index(seen.to - 1) } else { shows };
+        if let Some(by) = by {
+            divergence.seen = place_of(&Pair::of(|side| streams.get(side).get(by)));
+        }
         if certainty == Certainty::Flags {
             divergence.next = around(telling, streams, shows, kind).0.next;
         }
@@ -201,6 +205,12 @@ impl Divergence {
         }
         (divergence, notes)
     }
+}
+
+/// Where both sides execute these.
+fn place_of(both: &Pair<Option<&Executed>>) -> Seen {
+    let pc = Pair::of(|side| both.get(side).map(|executed| address(executed.instruction.address)));
+    Seen { icount: both.a.or(both.b).map_or(0, |executed| executed.position), pc }
 }
 
 /// The index of the instruction that has two streams differ from index `at` on: the one before, which goes on to another; or
@@ -332,6 +342,8 @@ fn around(
         vcpu: None,
         icount: Pair { a: position, b: position },
         pc: Pair::of(|side| own.get(side).map(|e| address(e.instruction.address))),
+        seen: place_of(&own),
+        stage: None,
         symbol: Pair::of(|side| own.get(side).and_then(|e| telling.symbol(e.instruction.address))),
         block: Pair::of(|side| own.get(side).map(|e| address(e.block[0].address))),
         in_block: Pair::of(|side| own.get(side).map(|e| (e.number + 1, e.block.len()))),

@@ -16,7 +16,7 @@ use crate::explain::Explanation;
 use crate::made::Recorded;
 
 pub use self::console::Consoles;
-pub use self::divergence::{Access, Block, Certainty, Code, Divergence, Kind, Line, Register};
+pub use self::divergence::{Access, Block, Certainty, Code, Divergence, Kind, Line, Register, Seen};
 pub use self::found::{BLOCKS, Telling};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

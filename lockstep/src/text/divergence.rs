@@ -56,6 +56,12 @@ pub(super) fn diverged(page: &mut Page, divergence: &Divergence) {
             named(divergence.symbol.get(side)),
         ));
     }
+    let seen = &divergence.seen;
+    if seen.icount != divergence.icount.a {
+        let pc =
+            seen.pc.a.as_ref().or(seen.pc.b.as_ref()).map_or_else(String::new, |pc| format!(", pc {pc}"));
+        page.line(&format!("  it showed first at icount {}{pc}", grouped(seen.icount)));
+    }
     values(page, divergence);
     let bits = divergence.mode.map(|bits| format!(" ({bits}-bit code, by its instructions' lengths)"));
     page.blank();
