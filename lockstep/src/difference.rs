@@ -16,6 +16,8 @@ use crate::comparator::{Pair, Side};
 pub enum What {
     /// Another instruction comes next.
     Flow,
+    /// Another vCPU executes next: the one on A, and that on B.
+    Turn(Pair<u32>),
     /// An access; `None` where a side has none.
     Access(Pair<Option<Accessed>>),
     /// Registers only.
@@ -126,6 +128,7 @@ pub fn first(steps: &Pair<Vec<Step>>, stretch: Stretch) -> Compared {
         if access.is_some() || !registers || !flow {
             let what = match access {
                 Some(pair) => What::Access(pair),
+                None if !turn => What::Turn(Pair { a: ours.vcpu, b: theirs.vcpu }),
                 None if !flow => What::Flow,
                 None => What::Registers,
             };
@@ -337,7 +340,10 @@ mod tests {
         // Another one's turn is not another value.
         let other = vec![on(1, 10, 1), on(1, 14, 2), on(1, 20, 3)];
         let difference = found(steps(3), other);
-        assert_eq!((difference.vcpu, difference.to, difference.what), (1, 20, What::Flow));
+        assert_eq!(
+            (difference.vcpu, difference.to, difference.what),
+            (1, 20, What::Turn(Pair { a: 0, b: 1 }))
+        );
         assert!(difference.registers().is_empty());
         // Nothing is known of a vCPU that had no turn yet.
         let late = |value| vec![on(0, 10, 1), on(1, 20, value)];

@@ -52,6 +52,12 @@ pub(super) fn part(
         }
         zoomed => zoomed?,
     };
+    // Samples may be the first to show it: of two vCPUs' registers nothing is the same.
+    let closest = zoomed.as_ref().map(|zoomed| zoomed.inside.as_ref().unwrap_or(&zoomed.difference));
+    if let Some(Difference { to, what: What::Turn(vcpus), .. }) = closest {
+        report.compared.instructions = *to;
+        return Err(Trouble::Turns { at: *to, vcpus: *vcpus });
+    }
     if let (Some(turns), Some(at)) = (turns, at) {
         let before = |zoomed: &zoom::Zoomed| {
             let Difference { to, what, .. } = &zoomed.difference;
