@@ -39,6 +39,12 @@ fn busybox(place: &Place, target: &str) {
     assert!(unpacked.success());
 }
 
+/// Rides it, with `options` of `tandem`'s.
+fn ride_busybox(place: &Place, qemu: &str, options: &[&str], applet: &[&str]) -> Ran {
+    let start = ["lockstep", "--a", qemu, "--b", qemu];
+    place.run(&[&start, options, &["--", "./busybox"], applet].concat())
+}
+
 #[test]
 fn a_build_is_the_same_as_itself_whatever_the_program_does() {
     let place = Place::new();
@@ -69,21 +75,7 @@ fn one_instruction_a_block_is_the_same_program() {
     }
     busybox(&place, "x86_64");
     let qemu = build(BUILD);
-    let line = [
-        "lockstep",
-        "--a",
-        &qemu,
-        "--b",
-        &qemu,
-        "--b-arg",
-        "-singlestep",
-        "--",
-        "./busybox",
-        "gzip",
-        "-c",
-        "busybox",
-    ];
-    let ran = place.run(&line);
+    let ran = ride_busybox(&place, &qemu, &["--b-arg", "-singlestep"], &["gzip", "-c", "busybox"]);
     assert!(ran.ends_with(0).out.starts_with("same: "), "{}", ran.out);
 }
 
@@ -93,20 +85,8 @@ fn programs_of_other_processors_are_ridden_too() {
         let place = Place::new();
         busybox(&place, target);
         let qemu = build(&format!("{BUILD}-{target}"));
-        let line = [
-            "lockstep",
-            "--a",
-            &qemu,
-            "--b",
-            &qemu,
-            "--format",
-            "json",
-            "--",
-            "./busybox",
-            "sha256sum",
-            "busybox",
-        ];
-        let report = place.run(&line).ends_with(0).json();
+        let ran = ride_busybox(&place, &qemu, &["--format", "json"], &["sha256sum", "busybox"]);
+        let report = ran.ends_with(0).json();
         assert_eq!(report["builds"]["a"]["target"], target);
         assert!(report["compared"]["chunks"].as_u64().unwrap() > 10, "{report}");
     }
@@ -121,9 +101,8 @@ fn the_code_of_other_processors_is_shown_as_text() {
         let place = Place::new();
         busybox(&place, target);
         let qemu = build(&format!("{BUILD}-{target}"));
-        let line =
-            ["lockstep", "--a", &qemu, "--b", &qemu, "--b-arg", "-cpu", "--b-arg", model, "--format", "json"];
-        let report = place.run(&[&line[..], &["--", "./busybox", "true"]].concat()).ends_with(1).json();
+        let options = ["--b-arg", "-cpu", "--b-arg", model, "--format", "json"];
+        let report = ride_busybox(&place, &qemu, &options, &["true"]).ends_with(1).json();
         let divergence = &report["divergence"];
         assert!(divergence["instruction"]["a"].as_str().unwrap().starts_with(instruction), "{divergence}");
         let blocks = divergence["previous"]["a"].as_array().unwrap();

@@ -17,7 +17,7 @@ use std::os::unix::net::UnixStream;
 
 use qemu::arguments::Arguments;
 use qemu::build::Mode;
-use qemu::monitor::{self, Monitor};
+use qemu::monitor::Monitor;
 use trace::message::{CHUNK, FromProbe, Look, Step, Stretch, Window};
 
 use crate::comparator::{Pair, Side};
@@ -30,16 +30,13 @@ use crate::ride::Trouble;
 use crate::ride::naming::{Named, of_zoomed};
 use crate::ride::sides::{Given, Ride};
 use crate::selfcheck;
-use crate::zoom::{Again, Zoomed};
+use crate::zoom::{Again, BLOCK, Zoomed};
 
 /// At how many places both are held on the way.
 const PLACES: u64 = 1024;
 
 /// So many instructions are looked at block by block.
 const CLOSE: u64 = 4096;
-
-/// The most instructions that a block has.
-const BLOCK: u64 = 512;
 
 /// What one run with places to hold at has brought.
 struct Held {
@@ -147,41 +144,19 @@ fn run(again: &Again, look: &Look, stretch: Stretch, single: bool) -> Result<Hel
     }
     let mut monitors = Pair { a: None, b: None };
     let mut registers = Pair { a: BTreeMap::new(), b: BTreeMap::new() };
-    let mut ended = Pair { a: false, b: false };
-    while !(ended.a && ended.b) {
-        match ride.next(again.request.interrupts)? {
-            Some((side, FromProbe::Waiting { position })) => {
-                if let Some(socket) = sockets.get_mut(side).take() {
-                    *monitors.get_mut(side) = Some(Monitor::greet(socket).map_err(unread)?);
-                }
-                let Some(monitor) = monitors.get_mut(side) else { continue };
-                let text = monitor.human("info registers").map_err(unread)?;
-                registers.get_mut(side).insert(position, dump::registers(&target, &text));
-                ride.on(side);
-            }
-            Some((side, FromProbe::Chunk { index, .. })) if index >= last => *ended.get_mut(side) = true,
-            Some((side, FromProbe::End { .. })) => *ended.get_mut(side) = true,
-            _ => {}
+    ride.run_up_to(last, again.request.interrupts, |ride, side, message| {
+        let FromProbe::Waiting { position } = message else { return Ok(()) };
+        if let Some(socket) = sockets.get_mut(side).take() {
+            *monitors.get_mut(side) = Some(Monitor::greet(socket).map_err(Trouble::Unread)?);
         }
-    }
-    let mut windows = Pair { a: Vec::new(), b: Vec::new() };
-    if look.closely.is_some() {
-        for side in [Side::A, Side::B] {
-            for index in begin.saturating_sub(1)..=last {
-                match ride.window(side, index) {
-                    Ok(window) => windows.get_mut(side).push(window),
-                    // It has ended before.
-                    Err(Trouble::Forgotten(_)) => break,
-                    Err(trouble) => return Err(trouble),
-                }
-            }
-        }
-    }
+        let Some(monitor) = monitors.get_mut(side) else { return Ok(()) };
+        let text = monitor.human("info registers").map_err(Trouble::Unread)?;
+        registers.get_mut(side).insert(position, dump::registers(&target, &text));
+        ride.on(side);
+        Ok(())
+    })?;
+    let windows = if look.closely.is_some() { ride.windows_from(begin, last)? } else { Pair::default() };
     Ok(Held { registers, steps: std::mem::take(&mut ride.steps), windows })
-}
-
-fn unread(error: monitor::Error) -> Trouble {
-    Trouble::Unread(error)
 }
 
 /// Whether two sets of registers are the same in all that both have, but for an x86's flags.

@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek};
 
 use qemu::build::Mode;
-use trace::message::{CHUNK, FromProbe, Look, Step, Stretch, Window};
+use trace::message::{CHUNK, Look, Step, Stretch, Window};
 
 use crate::comparator::{Order, Pair, Parted, Samples, Side};
 use crate::depth;
@@ -63,7 +63,7 @@ pub(crate) struct Close {
 }
 
 /// The most instructions that a block has (`TCG_MAX_INSNS` in include/tcg/tcg.h).
-const BLOCK: u64 = 512;
+pub(crate) const BLOCK: u64 = 512;
 
 /// How much of a console is looked at, bytes.
 const CONSOLE: u64 = 16 << 20;
@@ -250,27 +250,8 @@ pub(crate) fn closely(
         let keeps = u32::try_from(last - first_chunk).unwrap_or(u32::MAX).saturating_add(2);
         ride.go(side, last + 1, keeps, &look);
     }
-    // Each waits at the end of the last chunk, or at its own.
-    let mut ended = Pair { a: false, b: false };
-    while !(ended.a && ended.b) {
-        match ride.next(again.request.interrupts)? {
-            Some((side, FromProbe::Chunk { index, .. })) if index >= last => *ended.get_mut(side) = true,
-            Some((side, FromProbe::End { .. })) => *ended.get_mut(side) = true,
-            _ => {}
-        }
-    }
-    let mut windows = Pair { a: Vec::new(), b: Vec::new() };
-    for side in [Side::A, Side::B] {
-        for index in first_chunk.saturating_sub(1)..=last {
-            let window = match ride.window(side, index) {
-                Ok(window) => window,
-                // It has ended before.
-                Err(Trouble::Forgotten(_)) => break,
-                Err(trouble) => return Err(trouble),
-            };
-            windows.get_mut(side).push(window);
-        }
-    }
+    ride.run_up_to(last, again.request.interrupts, |_, _, _| Ok(()))?;
+    let windows = ride.windows_from(first_chunk, last)?;
     let steps = std::mem::take(&mut ride.steps);
     let names = std::mem::take(&mut ride.names.a);
     let consoles = files.map(|files| consoles(&files)).transpose()?;

@@ -156,26 +156,30 @@ impl Session {
         started: u64,
         accesses: &mut Accesses,
     ) -> Result<(), Trouble> {
-        let before = self.stream.end().position;
         let block = self.table.get(block);
-        // What an instruction did that starts again does not count.
-        let made = if self.looking.is_close() { accesses.noted().to_vec() } else { Vec::new() };
-        let full = self.stream.enter(block, started, accesses)?;
-        self.looking.made(before, self.stream.made(), &made);
-        self.looking.entered();
-        match full {
-            Some(full) => self.chunk(full),
-            None => Ok(()),
-        }
+        self.leave(accesses, |stream, accesses| stream.enter(block, started, accesses))
     }
 
     /// Another vCPU enters a block, `started` instructions into the running one, which made these accesses; all before is settled.
     pub(crate) fn turns(&mut self, vcpu: u32, started: u64, accesses: &mut Accesses) -> Result<(), Trouble> {
+        self.leave(accesses, |stream, accesses| {
+            let full = stream.finish(started, accesses)?;
+            stream.is_turn_of(vcpu);
+            Ok(full)
+        })
+    }
+
+    /// The running block, which made these accesses, is left in this way.
+    fn leave(
+        &mut self,
+        accesses: &mut Accesses,
+        leave: impl FnOnce(&mut Stream, &mut Accesses) -> Result<Option<Full>, Unaccounted>,
+    ) -> Result<(), Trouble> {
         let before = self.stream.end().position;
+        // What an instruction did that starts again does not count.
         let made = if self.looking.is_close() { accesses.noted().to_vec() } else { Vec::new() };
-        let full = self.stream.finish(started, accesses)?;
-        self.stream.is_turn_of(vcpu);
-        self.looking.made(before, self.stream.end().position, &made);
+        let full = leave(&mut self.stream, accesses)?;
+        self.looking.made(before, self.stream.made(), &made);
         self.looking.entered();
         match full {
             Some(full) => self.chunk(full),

@@ -428,6 +428,41 @@ impl Ride {
         (chunk.saturating_sub(1)..=chunk).map(|index| self.window(side, index)).collect()
     }
 
+    /// Runs both up to the end of chunk `last`, or to their own, where they wait; `meanwhile` gets what else the probes say.
+    pub fn run_up_to(
+        &mut self,
+        last: u64,
+        interrupts: &AtomicU32,
+        mut meanwhile: impl FnMut(&mut Self, Side, FromProbe) -> Result<(), Trouble>,
+    ) -> Result<(), Trouble> {
+        let mut ended = Pair { a: false, b: false };
+        while !(ended.a && ended.b) {
+            match self.next(interrupts)? {
+                Some((side, FromProbe::Chunk { index, .. })) if index >= last => *ended.get_mut(side) = true,
+                Some((side, FromProbe::End { .. })) => *ended.get_mut(side) = true,
+                Some((side, message)) => meanwhile(self, side, message)?,
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The instructions from the chunk before `first` to chunk `last`, as far as each side has come.
+    pub fn windows_from(&mut self, first: u64, last: u64) -> Result<Pair<Vec<Window>>, Trouble> {
+        let mut windows = Pair { a: Vec::new(), b: Vec::new() };
+        for side in [Side::A, Side::B] {
+            for index in first.saturating_sub(1)..=last {
+                match self.window(side, index) {
+                    Ok(window) => windows.get_mut(side).push(window),
+                    // It has ended before.
+                    Err(Trouble::Forgotten(_)) => break,
+                    Err(trouble) => return Err(trouble),
+                }
+            }
+        }
+        Ok(windows)
+    }
+
     pub fn window(&mut self, side: Side, index: u64) -> Result<Window, Trouble> {
         if *self.gone.get(side) {
             return Err(Trouble::Forgotten(side));

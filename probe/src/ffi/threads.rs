@@ -43,14 +43,11 @@ fn leave_signals() {
 /// How often is looked whether the guest stands still: seldom, often once it has stood still of late, and in between
 /// where waking was in vain for long.
 const LOOK: Duration = Duration::from_millis(2);
-
 const LOOK_AGAIN: Duration = Duration::from_micros(500);
-
 const LOOK_ON: Duration = Duration::from_millis(10);
 
 /// So many looks are of late, and so many wakes are for long.
 const LATE: u32 = 50;
-
 const LONG: u32 = 1000;
 
 /// A byte that QEMU's monitor for people takes as a key without effect on an empty line: Ctrl-A (util/readline.c).
