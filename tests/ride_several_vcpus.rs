@@ -7,7 +7,7 @@ mod tandem;
 use std::path::Path;
 use std::process::Command;
 
-use tandem::{Place, build, guest, words};
+use tandem::{Place, build, firmware, guest, words};
 
 /// A lockstep of a build with itself.
 fn lockstep(name: &str, options: &[&str], guest: &[String]) -> Vec<String> {
@@ -17,15 +17,10 @@ fn lockstep(name: &str, options: &[&str], guest: &[String]) -> Vec<String> {
 
 /// A guest in which the first vCPU starts the second and waits for it.
 fn two_vcpus(place: &Place) -> Vec<String> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/two-vcpus.s");
-    let (object, image) = (place.path("rom.o"), place.path("rom.bin"));
-    let assembled = Command::new("as").arg("--32").arg(source).arg("-o").arg(&object).status().unwrap();
-    let mut link = Command::new("ld");
-    link.args(["-m", "elf_i386", "-Ttext", "0", "-e", "0", "--oformat", "binary", "-o"]);
-    assert!(assembled.success() && link.arg(&image).arg(object).status().unwrap().success());
-    let line = "-M pc-i440fx-7.2 -cpu qemu64 -m 16 -bios rom.bin -vga none -display none -smp 2";
+    let line = "-M pc-i440fx-7.2 -cpu qemu64 -m 16 -vga none -display none -smp 2";
     let line: Vec<&str> = line.split(' ').collect();
-    [words(&line), words(&["-device", "isa-debug-exit,iobase=0xf4"])].concat()
+    let image = firmware(place, "two-vcpus.s").display().to_string();
+    [words(&line), words(&["-device", "isa-debug-exit,iobase=0xf4", "-bios", &image])].concat()
 }
 
 #[test]

@@ -21,10 +21,6 @@ pub const AHEAD: u64 = KEPT as u64 - 2;
 /// end is not the same from run to run.
 const AFTER_END: u64 = 64;
 
-/// How many of a recording's instructions may have started twice: a firmware that copies itself over itself does so for
-/// a few bytes.
-const SLACK: u64 = 1 << 16;
-
 /// One of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -84,8 +80,11 @@ impl<T> Pair<T> {
 pub enum Order {
     /// Grant credit up to the end of so many chunks.
     Credit(Side, u64),
-    /// Ask for the digest at a position.
+    /// Ask for the digests at a position.
     Ask(Side, u64),
+    /// The instructions are equal up to where one side ended, and what they did to memory there the other no longer knew. That has
+    /// to be compared in another run, in which no more than these many of a recording's instructions count.
+    Again { until: u64 },
     /// The streams part.
     Parted(Parted),
     /// The streams are equal up to this position, and both have ended.
@@ -131,10 +130,21 @@ struct Stream {
     waiting: VecDeque<(u64, Memory)>,
     /// The same for samples.
     samples: VecDeque<Sample>,
-    /// Where it ended, and the digest there.
-    end: Option<(u64, u64)>,
-    memory: Memory,
+    /// Where it ended.
+    end: Option<End>,
+    /// Whether it was asked for its digests where the other one ended, and whether they were the same.
     asked: bool,
+    answered: bool,
+}
+
+/// Where a stream has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    pub position: u64,
+    /// How many of a recording's instructions these are.
+    pub recorded: u64,
+    pub digest: u64,
+    pub memory: Memory,
 }
 
 /// The state of a comparison.
@@ -143,10 +153,10 @@ pub struct Comparator {
     streams: Pair<Stream>,
     /// Chunks found equal.
     equal: u64,
-    /// A position that both have to reach: a recording's end.
+    /// How many of a recording's instructions both have to come to.
     least: u64,
-    /// So much earlier may that be, by what the streams are told.
-    slack: u64,
+    /// Whether what was done to memory before the shorter one's end was no longer known.
+    forgotten: bool,
     /// The position of the last sample that is equal.
     sampled: u64,
     /// That sample, and those that are not.
@@ -164,20 +174,11 @@ pub struct Comparator {
 }
 
 impl Comparator {
-    /// `least` is the position that both sides have to reach (0 where none is known).
+    /// Both sides have to come to `least` instructions of a recording (0 where there is none). Behind them what the probes tell of is
+    /// the instructions alone.
     #[must_use]
     pub fn new(least: u64) -> Self {
         Comparator { least, ..Comparator::default() }
-    }
-
-    /// The streams leave out instructions that started again, which the recording has twice.
-    pub fn leaves_out(&mut self) {
-        self.slack = SLACK;
-    }
-
-    /// Up to where what both sides do is the recording's; what runs behind its end is another thing each time.
-    fn recorded(&self) -> u64 {
-        if self.least > 0 { self.least.saturating_sub(self.slack) } else { u64::MAX }
     }
 
     /// The same for user programs of QEMU's target `target`, whose system calls count too.
@@ -254,7 +255,7 @@ impl Comparator {
     /// Where a side has ended.
     #[must_use]
     pub fn ended_at(&self, side: Side) -> Option<u64> {
-        self.streams.get(side).end.map(|(position, _)| position)
+        self.streams.get(side).end.map(|end| end.position)
     }
 
     fn decide(&mut self, order: Order) -> Vec<Order> {
@@ -265,7 +266,6 @@ impl Comparator {
     /// `side` has taken samples.
     fn sampled(&mut self, side: Side, samples: Vec<Sample>) -> Option<Parted> {
         self.streams.get_mut(side).samples.extend(samples);
-        let recorded = self.recorded();
         let Pair { a, b } = &mut self.streams;
         while let (Some(&ours), Some(&theirs)) = (a.samples.front(), b.samples.front()) {
             // Where blocks are cut differently one side has samples that the other has not.
@@ -276,7 +276,7 @@ impl Comparator {
                 b.samples.pop_front();
             }
             let at = ours.position;
-            if at != theirs.position || at > recorded {
+            if at != theirs.position {
                 continue;
             }
             // When a device passes on what it was given is no matter of the builds'.
@@ -313,7 +313,7 @@ impl Comparator {
     /// Whether both have ended, and not with the same instructions.
     fn flow_differs(&self) -> bool {
         let ends = (self.streams.a.end, self.streams.b.end);
-        matches!(ends, (Some(a), Some(b)) if a != b)
+        matches!(ends, (Some(a), Some(b)) if (a.position, a.digest) != (b.position, b.digest))
     }
 
     /// The instructions of a chunk differ, or what they did to memory.
@@ -376,15 +376,8 @@ impl Comparator {
     }
 
     /// `side` has ended.
-    pub fn ended(
-        &mut self,
-        side: Side,
-        position: u64,
-        (digest, memory): (u64, Memory),
-        (samples, calls): (Vec<Sample>, Vec<Call>),
-    ) -> Vec<Order> {
-        let stream = self.streams.get_mut(side);
-        (stream.end, stream.memory) = (Some((position, digest)), memory);
+    pub fn ended(&mut self, side: Side, end: End, (samples, calls): (Vec<Sample>, Vec<Call>)) -> Vec<Order> {
+        self.streams.get_mut(side).end = Some(end);
         if self.decided {
             return Vec::new();
         }
@@ -400,66 +393,63 @@ impl Comparator {
 
     /// At least one side has ended: compare where the shorter one did.
     fn after_end(&mut self) -> Vec<Order> {
-        let (shorter, at, digest) = match (self.streams.a.end, self.streams.b.end) {
-            (Some((a, digest)), Some((b, _))) if a <= b => (Side::A, a, digest),
-            (_, Some((b, digest))) => (Side::B, b, digest),
-            (Some((a, digest)), None) => (Side::A, a, digest),
-            (None, None) => return Vec::new(),
-        };
-        let longer = self.streams.get(shorter.other());
+        let Some((side, end)) = self.shorter() else { return Vec::new() };
+        let (other, at) = (side.other(), end.position);
+        let longer = self.streams.get(other);
         match longer.end {
-            Some((position, other)) if position == at => {
-                let memory = self.streams.a.memory == self.streams.b.memory;
-                if digest == other && (memory || at > self.recorded()) {
-                    self.both_equal(at)
-                } else {
-                    let Memory { stores, loads } = self.streams.a.memory;
-                    let theirs = self.streams.b.memory;
-                    let (a, b) = (self.streams.a.end, self.streams.b.end);
-                    let digest_of = |end: Option<(u64, u64)>| end.map_or(0, |(_, digest)| digest);
-                    self.see(&[digest_of(a), stores, loads], &[digest_of(b), theirs.stores, theirs.loads]);
-                    self.decide(Order::Parted(self.parted(at / CHUNK, digest != other)))
-                }
-            }
-            // Asked already, and equal or not yet answered.
-            _ if longer.asked => {
-                let filled = longer.filled;
-                if longer.end.is_none() {
-                    return vec![Order::Credit(shorter.other(), filled + AHEAD)];
-                }
-                Vec::new()
-            }
+            Some(theirs) if theirs.position == at => self.at_end(side, (theirs.digest, Some(theirs.memory))),
+            Some(_) if longer.answered => self.both_equal(),
+            Some(_) if longer.asked => Vec::new(),
+            None if longer.asked => vec![Order::Credit(other, longer.filled + AHEAD)],
             end if end.is_some() || longer.filled * CHUNK > at => {
-                self.streams.get_mut(shorter.other()).asked = true;
-                vec![Order::Ask(shorter.other(), at)]
+                self.streams.get_mut(other).asked = true;
+                vec![Order::Ask(other, at)]
             }
             // It has to come so far first, one step at a time, so that it still knows when it is asked.
-            _ => vec![Order::Credit(shorter.other(), longer.filled + 2)],
+            _ => vec![Order::Credit(other, longer.filled + 2)],
         }
     }
 
-    /// `side` has answered [`Order::Ask`].
-    pub fn answered(&mut self, side: Side, digest: u64) -> Vec<Order> {
-        if self.decided {
-            return Vec::new();
+    /// The side that has ended first, as far as is known, and where.
+    fn shorter(&self) -> Option<(Side, End)> {
+        let Pair { a, b } = Pair::of(|side| self.streams.get(side).end.map(|end| (side, end)));
+        match (a, b) {
+            (Some(a), Some(b)) if b.1.position < a.1.position => Some(b),
+            (a, b) => a.or(b),
         }
-        let Some((at, expected)) = self.streams.get(side.other()).end else { return Vec::new() };
-        if digest != expected {
-            let (ours, theirs) = ([at, digest], [at, expected]);
+    }
+
+    /// `side` has answered [`Order::Ask`]: the digests there, that of memory where it still knows it.
+    pub fn answered(&mut self, side: Side, digests: (u64, Option<Memory>)) -> Vec<Order> {
+        if self.decided { Vec::new() } else { self.at_end(side.other(), digests) }
+    }
+
+    /// Where `side` has ended, the other one's digests are these.
+    fn at_end(&mut self, side: Side, (digest, memory): (u64, Option<Memory>)) -> Vec<Order> {
+        let Some(end) = self.streams.get(side).end else { return Vec::new() };
+        let at = end.position;
+        if digest != end.digest || memory.is_some_and(|memory| memory != end.memory) {
+            let words = |digest, Memory { stores, loads }| [at, digest, stores, loads];
+            let ours = words(end.digest, end.memory);
+            let theirs = words(digest, memory.unwrap_or_default());
             match side {
                 Side::A => self.see(&ours, &theirs),
                 Side::B => self.see(&theirs, &ours),
             }
-            return self.decide(Order::Parted(self.parted(at / CHUNK, true)));
+            let Parted { chunk, after, flow, .. } = self.parted(at / CHUNK, digest != end.digest);
+            let before = if flow { (chunk + 1) * CHUNK } else { at };
+            return self.decide(Order::Parted(Parted { chunk, after, before, flow }));
         }
+        self.forgotten = memory.is_none();
         self.equal = self.equal.max(at / CHUNK);
-        if self.is_program {
-            return self.ended_early(at);
-        }
-        if self.streams.get(side).end.is_some() {
-            self.both_equal(at)
-        } else {
-            vec![Order::Credit(side, self.streams.get(side).filled + AHEAD)]
+        let other = self.streams.get_mut(side.other());
+        other.answered = true;
+        match other.end {
+            Some(theirs) if theirs.position == at => self.both_equal(),
+            _ if self.is_program && self.forgotten => self.decide(Order::Again { until: end.recorded }),
+            _ if self.is_program => self.ended_early(at),
+            Some(_) => self.both_equal(),
+            None => vec![Order::Credit(side.other(), other.filled + AHEAD)],
         }
     }
 
@@ -470,16 +460,16 @@ impl Comparator {
         self.decide(Order::Parted(Parted { chunk: at / CHUNK, after, before: at, flow: true }))
     }
 
-    /// Both have ended, and are equal up to `at`, the shorter one's end.
-    fn both_equal(&mut self, at: u64) -> Vec<Order> {
-        let (Some((a, _)), Some((b, _))) = (self.streams.a.end, self.streams.b.end) else {
-            return Vec::new();
-        };
-        let side = if a <= b { Side::A } else { Side::B };
-        let order = if at < self.least.saturating_sub(self.slack) || a.abs_diff(b) > AFTER_END * CHUNK {
+    /// Both have ended, and are equal up to the shorter one's end.
+    fn both_equal(&mut self) -> Vec<Order> {
+        let Some((side, End { position: at, recorded, .. })) = self.shorter() else { return Vec::new() };
+        let Some(longer) = self.streams.get(side.other()).end else { return Vec::new() };
+        let order = if recorded < self.least || longer.position - at > AFTER_END * CHUNK {
             Order::Ended { side, at }
+        } else if self.forgotten {
+            Order::Again { until: recorded }
         } else {
-            Order::Same { position: if self.least > 0 { self.least.min(at) } else { at } }
+            Order::Same { position: at }
         };
         self.decide(order)
     }
@@ -488,7 +478,7 @@ impl Comparator {
     #[must_use]
     pub fn left_behind(&self) -> Option<(Side, u64)> {
         [Side::A, Side::B].into_iter().find_map(|side| {
-            let (at, _) = self.streams.get(side).end?;
+            let at = self.streams.get(side).end?.position;
             let other = self.streams.get(side.other());
             (other.end.is_none() && other.asked && other.filled > at / CHUNK + AFTER_END)
                 .then_some((side, at))
@@ -503,6 +493,11 @@ mod tests {
     /// Digests of control flow alone.
     fn only(digest: u64) -> (u64, Memory) {
         (digest, Memory::default())
+    }
+
+    /// An end of control flow alone.
+    fn end(position: u64, digest: u64) -> End {
+        End { position, recorded: position, digest, memory: Memory::default() }
     }
 
     /// The instructions of a chunk differ.
@@ -537,12 +532,48 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sampled_behind_a_recordings_end_does_not_count() {
-        let mut comparator = Comparator::new(250);
-        comparator.ended(Side::A, 300, only(7), (vec![sample(100, 1), sample(280, 2)], Vec::new()));
-        let orders =
-            comparator.ended(Side::B, 300, only(7), (vec![sample(100, 1), sample(280, 3)], Vec::new()));
-        assert_eq!(orders, vec![Order::Same { position: 250 }]);
+    fn who_was_asked_while_it_ran_may_end_later() {
+        let mut comparator = Comparator::new(0);
+        comparator.ended(Side::A, end(100, 5), (Vec::new(), Vec::new()));
+        comparator.chunk(Side::B, 0, only(1), (Vec::new(), Vec::new())).unwrap();
+        let credit = vec![Order::Credit(Side::B, 1 + AHEAD)];
+        assert_eq!(comparator.answered(Side::B, (5, Some(Memory::default()))), credit);
+        let orders = comparator.ended(Side::B, end(CHUNK + 7, 9), (Vec::new(), Vec::new()));
+        assert_eq!(orders, vec![Order::Same { position: 100 }]);
+    }
+
+    #[test]
+    fn what_was_done_to_memory_before_the_shorter_end_counts() {
+        let stored = |position, stores| End { memory: Memory { stores, loads: 0 }, ..end(position, 5) };
+        let values = Parted { chunk: 0, after: 40, before: 100, flow: false };
+        for (memory, orders) in [
+            (Some(Memory { stores: 3, loads: 0 }), vec![Order::Same { position: 100 }]),
+            (Some(Memory { stores: 4, loads: 0 }), vec![Order::Parted(values)]),
+            (None, vec![Order::Again { until: 101 }]),
+        ] {
+            let mut comparator = Comparator::new(0);
+            comparator.ended(Side::B, stored(120, 9), (vec![sample(40, 1)], Vec::new()));
+            let first = End { recorded: 101, ..stored(100, 3) };
+            assert_eq!(
+                comparator.ended(Side::A, first, (vec![sample(40, 1)], Vec::new())),
+                vec![Order::Ask(Side::B, 100)]
+            );
+            assert_eq!(comparator.answered(Side::B, (5, memory)), orders);
+        }
+    }
+
+    #[test]
+    fn what_a_recording_has_twice_counts_towards_its_end() {
+        let mut comparator = Comparator::new(105);
+        let early = End { recorded: 104, ..end(100, 5) };
+        comparator.ended(Side::A, early, (Vec::new(), Vec::new()));
+        let orders = comparator.ended(Side::B, early, (Vec::new(), Vec::new()));
+        assert_eq!(orders, vec![Order::Ended { side: Side::A, at: 100 }]);
+        let mut comparator = Comparator::new(105);
+        let whole = End { recorded: 105, ..end(100, 5) };
+        comparator.ended(Side::A, whole, (Vec::new(), Vec::new()));
+        let orders = comparator.ended(Side::B, whole, (Vec::new(), Vec::new()));
+        assert_eq!(orders, vec![Order::Same { position: 100 }]);
     }
 
     #[test]
@@ -579,29 +610,35 @@ mod tests {
     fn two_ends_are_compared_at_the_shorter() {
         let mut comparator = Comparator::new(0);
         assert_eq!(
-            comparator.ended(Side::A, 100, only(5), (Vec::new(), Vec::new())),
+            comparator.ended(Side::A, end(100, 5), (Vec::new(), Vec::new())),
             vec![Order::Credit(Side::B, 2)]
         );
         assert_eq!(
-            comparator.ended(Side::B, 120, only(6), (Vec::new(), Vec::new())),
+            comparator.ended(Side::B, end(120, 6), (Vec::new(), Vec::new())),
             vec![Order::Ask(Side::B, 100)]
         );
-        assert_eq!(comparator.answered(Side::B, 5), vec![Order::Same { position: 100 }]);
+        assert_eq!(
+            comparator.answered(Side::B, (5, Some(Memory::default()))),
+            vec![Order::Same { position: 100 }]
+        );
     }
 
     #[test]
     fn unequal_where_the_shorter_ended_is_parted() {
         let mut comparator = Comparator::new(0);
-        comparator.ended(Side::B, 100, only(5), (Vec::new(), Vec::new()));
+        comparator.ended(Side::B, end(100, 5), (Vec::new(), Vec::new()));
         assert_eq!(
-            comparator.ended(Side::A, 120, only(6), (Vec::new(), Vec::new())),
+            comparator.ended(Side::A, end(120, 6), (Vec::new(), Vec::new())),
             vec![Order::Ask(Side::A, 100)]
         );
-        assert_eq!(comparator.answered(Side::A, 4), vec![Order::Parted(parted(0))]);
-        let mut comparator = Comparator::new(0);
-        comparator.ended(Side::A, 100, only(5), (Vec::new(), Vec::new()));
         assert_eq!(
-            comparator.ended(Side::B, 100, only(6), (Vec::new(), Vec::new())),
+            comparator.answered(Side::A, (4, Some(Memory::default()))),
+            vec![Order::Parted(parted(0))]
+        );
+        let mut comparator = Comparator::new(0);
+        comparator.ended(Side::A, end(100, 5), (Vec::new(), Vec::new()));
+        assert_eq!(
+            comparator.ended(Side::B, end(100, 6), (Vec::new(), Vec::new())),
             vec![Order::Parted(parted(0))]
         );
     }
@@ -609,12 +646,15 @@ mod tests {
     #[test]
     fn a_side_that_runs_on_is_asked_and_then_left() {
         let mut comparator = Comparator::new(0);
-        comparator.ended(Side::A, 100, only(5), (Vec::new(), Vec::new()));
+        comparator.ended(Side::A, end(100, 5), (Vec::new(), Vec::new()));
         assert_eq!(
             comparator.chunk(Side::B, 0, only(1), (Vec::new(), Vec::new())),
             Ok(vec![Order::Ask(Side::B, 100)])
         );
-        assert_eq!(comparator.answered(Side::B, 5), vec![Order::Credit(Side::B, 1 + AHEAD)]);
+        assert_eq!(
+            comparator.answered(Side::B, (5, Some(Memory::default()))),
+            vec![Order::Credit(Side::B, 1 + AHEAD)]
+        );
         for index in 1..AFTER_END {
             assert_eq!(comparator.left_behind(), None);
             comparator.chunk(Side::B, index, only(index), (Vec::new(), Vec::new())).unwrap();
@@ -627,16 +667,16 @@ mod tests {
     #[test]
     fn a_recordings_end_has_to_be_reached() {
         let mut comparator = Comparator::new(150);
-        comparator.ended(Side::A, 100, only(5), (Vec::new(), Vec::new()));
+        comparator.ended(Side::A, end(100, 5), (Vec::new(), Vec::new()));
         assert_eq!(
-            comparator.ended(Side::B, 100, only(5), (Vec::new(), Vec::new())),
+            comparator.ended(Side::B, end(100, 5), (Vec::new(), Vec::new())),
             vec![Order::Ended { side: Side::A, at: 100 }]
         );
         let mut comparator = Comparator::new(90);
-        comparator.ended(Side::A, 100, only(5), (Vec::new(), Vec::new()));
+        comparator.ended(Side::A, end(100, 5), (Vec::new(), Vec::new()));
         assert_eq!(
-            comparator.ended(Side::B, 100, only(5), (Vec::new(), Vec::new())),
-            vec![Order::Same { position: 90 }]
+            comparator.ended(Side::B, end(100, 5), (Vec::new(), Vec::new())),
+            vec![Order::Same { position: 100 }]
         );
     }
 
@@ -650,16 +690,16 @@ mod tests {
             filled: 0,
         };
         let mut comparator = Comparator::of_programs("x86_64");
-        comparator.ended(Side::A, 100, only(5), (Vec::new(), vec![call(60, 1)]));
-        let orders = comparator.ended(Side::B, 100, only(5), (Vec::new(), vec![call(60, 2)]));
+        comparator.ended(Side::A, end(100, 5), (Vec::new(), vec![call(60, 1)]));
+        let orders = comparator.ended(Side::B, end(100, 5), (Vec::new(), vec![call(60, 2)]));
         assert_eq!(orders, vec![Order::Parted(Parted { chunk: 0, after: 0, before: 60, flow: false })]);
         assert!(comparator.unlike().is_some());
 
         let mut comparator = Comparator::of_programs("x86_64");
-        comparator.ended(Side::A, 100, only(5), (Vec::new(), vec![call(60, 1)]));
-        let orders = comparator.ended(Side::B, 120, only(6), (Vec::new(), vec![call(60, 1)]));
+        comparator.ended(Side::A, end(100, 5), (Vec::new(), vec![call(60, 1)]));
+        let orders = comparator.ended(Side::B, end(120, 6), (Vec::new(), vec![call(60, 1)]));
         assert_eq!(orders, vec![Order::Ask(Side::B, 100)]);
         let parted = Parted { chunk: 0, after: 60, before: 100, flow: true };
-        assert_eq!(comparator.answered(Side::B, 5), vec![Order::Parted(parted)]);
+        assert_eq!(comparator.answered(Side::B, (5, Some(Memory::default()))), vec![Order::Parted(parted)]);
     }
 }

@@ -104,19 +104,24 @@ pub fn first(steps: &Pair<Vec<Step>>, stretch: Stretch) -> Compared {
     }
     loop {
         let (Some(ours), Some(theirs)) = (a.at, b.at) else { return Compared::Same };
-        let at = ours.position;
+        let mut at = ours.position;
         if at != theirs.position {
-            let behind = if at < theirs.position { &mut a } else { &mut b };
-            if !behind.go_on() {
+            let (behind, last) = if at < theirs.position { (&mut a, ours) } else { (&mut b, theirs) };
+            if behind.go_on() {
+                continue;
+            }
+            if !last.ends {
                 return Compared::Same;
             }
-            continue;
+            at = last.position;
         }
-        let turn = ours.vcpu == theirs.vcpu;
-        let access = first_access(&a.accesses, &b.accesses);
+        // Of what the other does behind an end nothing is compared, and there only what was done to memory.
+        let ends = ours.ends || theirs.ends;
+        let turn = ends || ours.vcpu == theirs.vcpu;
+        let access = first_access(made_before(&a.accesses, at, ends), made_before(&b.accesses, at, ends));
         // What ends the stretch may be entered again, on one side only.
-        let registers = at >= stretch.to || !turn || a.registers == b.registers;
-        let flow = turn && ours.address == theirs.address;
+        let registers = ends || at >= stretch.to || !turn || a.registers == b.registers;
+        let flow = ends || turn && ours.address == theirs.address;
         // What was done since the step before, the one did whose turn it was.
         let executed = executing.unwrap_or(ours.vcpu);
         if let Some(before) = before.get_mut(&executed).filter(|before| before.to.is_none()) {
@@ -136,7 +141,7 @@ pub fn first(steps: &Pair<Vec<Step>>, stretch: Stretch) -> Compared {
             let Some(Before { from, to, registers, accesses }) = before.remove(&guilty) else {
                 return Compared::Before;
             };
-            let after = if turn && guilty == ours.vcpu {
+            let after = if !ends && turn && guilty == ours.vcpu {
                 Pair { a: a.registers, b: b.registers }
             } else {
                 Pair { a: registers.clone(), b: registers.clone() }
@@ -196,6 +201,13 @@ pub fn leads(steps: &[Step], from: &Sample, to: &Sample, loads: bool) -> bool {
         && registers(&track) == to.registers
         && memory.stores == to.memory.stores
         && (!loads || memory.loads == to.memory.loads)
+}
+
+/// Of these accesses those that were made before the instruction at `position`, where `ends` says that others may be there.
+fn made_before(accesses: &[Accessed], position: u64, ends: bool) -> &[Accessed] {
+    let made =
+        if ends { accesses.partition_point(|access| access.position < position) } else { accesses.len() };
+    &accesses[..made]
 }
 
 /// The first accesses of two lists that differ.
@@ -299,7 +311,7 @@ mod tests {
             position,
             address: 0x1000 + position,
             vcpu: 0,
-            begins: true,
+            ends: false,
             registers: vec![(0, vec![value])],
             written: 0,
             accesses: accesses.iter().map(access).collect(),

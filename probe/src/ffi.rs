@@ -484,7 +484,7 @@ pub(crate) fn end() {
     guarded(|probe, hot| {
         probe.session.settle(&mut hot.recent, &mut hot.accesses)?;
         let started = hot.started(probe.session.running());
-        probe.session.ended(started, &mut hot.accesses)?;
+        probe.session.ended(started, &mut hot.accesses, written())?;
         probe.dead = true;
         Ok(())
     });

@@ -2,11 +2,11 @@
 
 use std::os::unix::net::UnixStream;
 
-use trace::access::Accesses;
+use trace::access::{Access, Accesses, Memory};
 use trace::block::{Block, Code, Table};
 use trace::codec;
 use trace::look::{Looking, Place, State};
-use trace::message::{FromProbe, PROTOCOL, Standing, ToProbe, Watch};
+use trace::message::{FromProbe, Look, PROTOCOL, Point, Sample, Standing, ToProbe, Watch};
 use trace::recent::Recent;
 use trace::stream::{Full, Stream, Unaccounted};
 
@@ -66,7 +66,7 @@ impl Session {
         codec::write(&mut host, &FromProbe::Hello { protocol: PROTOCOL, plugin_api, target, system, pid })?;
         match codec::read(&mut host)? {
             Some(ToProbe::Go { credit, from, watch, keeps, look }) => {
-                let stream = Stream::at(from, keeps as usize);
+                let stream = Stream::at(from, keeps as usize).until(look.until.unwrap_or(u64::MAX));
                 let stream = if look.again { stream.with_stores() } else { stream };
                 let stream = if look.stores { stream } else { stream.without_memory() };
                 let stream = if !system && table.is_x86() { stream.of_program() } else { stream };
@@ -175,9 +175,7 @@ impl Session {
         accesses: &mut Accesses,
         leave: impl FnOnce(&mut Stream, &mut Accesses) -> Result<Option<Full>, Unaccounted>,
     ) -> Result<(), Trouble> {
-        let before = self.stream.end().position;
-        // What an instruction did that starts again does not count.
-        let made = if self.looking.is_close() { accesses.noted().to_vec() } else { Vec::new() };
+        let (before, made) = (self.position(), self.close_accesses(accesses));
         let full = leave(&mut self.stream, accesses)?;
         self.looking.made(before, self.stream.made(), &made);
         self.looking.entered();
@@ -185,6 +183,17 @@ impl Session {
             Some(full) => self.chunk(full),
             None => Ok(()),
         }
+    }
+
+    /// What the running block did, where that is looked at closely. What an instruction did that starts again does not count.
+    fn close_accesses(&self, accesses: &Accesses) -> Vec<Access> {
+        if self.looking.is_close() { accesses.noted().to_vec() } else { Vec::new() }
+    }
+
+    /// Those samples that count.
+    fn counted(&self, mut samples: Vec<Sample>) -> Vec<Sample> {
+        samples.retain(|sample| self.stream.counts_at(sample.position));
+        samples
     }
 
     /// Takes in what is noted, and has more be noted.
@@ -313,18 +322,28 @@ impl Session {
     }
 
     /// The run is over, and all is settled: says so and serves questions until the host lets go.
-    pub(crate) fn ended(&mut self, started: u64, accesses: &mut Accesses) -> Result<(), Trouble> {
+    pub(crate) fn ended(
+        &mut self,
+        started: u64,
+        accesses: &mut Accesses,
+        written: u64,
+    ) -> Result<(), Trouble> {
+        let (before, made) = (self.position(), self.close_accesses(accesses));
         let full = self.stream.finish(started, accesses)?;
-        self.looking.end();
+        self.looking.made(before, self.stream.made(), &made);
+        let Point { position, digest } = self.stream.end();
+        self.looking.end(Place { position, address: 0, vcpu: self.stream.vcpu() }, written);
         self.steps()?;
         let mut calls = self.calls.as_mut().map(Calls::last).unwrap_or_default();
         if let Some(Full { index, digest, memory }) = full {
-            let (samples, calls) = (self.looking.samples(), std::mem::take(&mut calls));
+            let samples = self.looking.samples();
+            let (samples, calls) = (self.counted(samples), std::mem::take(&mut calls));
             self.say(&FromProbe::Chunk { index, digest, memory, samples, calls })?;
         }
-        let (end, memory, samples) = (self.stream.end(), self.stream.memory(), self.looking.last_samples());
-        let (position, digest, vcpus) = (end.position, end.digest, self.stream.of_each());
-        self.say(&FromProbe::End { position, digest, memory, samples, calls, vcpus })?;
+        let samples = self.looking.last_samples();
+        let (memory, samples) = (self.stream.memory(), self.counted(samples));
+        let (recorded, vcpus) = (self.stream.recorded(), self.stream.of_each());
+        self.say(&FromProbe::End { position, recorded, digest, memory, samples, calls, vcpus })?;
         loop {
             match codec::read(&mut self.host)? {
                 Some(ToProbe::Finish) | None => return Ok(()),
@@ -342,6 +361,7 @@ impl Session {
     fn chunk(&mut self, full: Full) -> Result<(), Trouble> {
         let Full { index, digest, memory } = full;
         let samples = self.looking.samples();
+        let samples = self.counted(samples);
         let calls = self.calls.as_mut().map(Calls::made).unwrap_or_default();
         self.say(&FromProbe::Chunk { index, digest, memory, samples, calls })?;
         while full.index + 1 >= self.credit || self.asked()? {
@@ -367,6 +387,14 @@ impl Session {
             ToProbe::Digests { from, to } => {
                 let digests = self.stream.digests(&self.table, from, to);
                 self.say(&FromProbe::Digests(digests))
+            }
+            ToProbe::UpTo(position) => {
+                let digest = self.stream.digests(&self.table, position, position);
+                let digest = digest.and_then(|digests| digests.first().copied());
+                let Look { stores, loads, .. } = *self.looking.look();
+                let memory =
+                    if stores || loads { self.stream.memory_at(position) } else { Some(Memory::default()) };
+                self.say(&FromProbe::UpTo(digest.map(|digest| (digest, memory))))
             }
             ToProbe::Window(index) => {
                 let window = self.stream.window(&self.table, index);

@@ -138,12 +138,21 @@ pub fn words(words: &[&str]) -> Vec<String> {
 
 /// Assembles the boot sector `name` of tests/guests.
 pub fn boot_sector(place: &Place, name: &str) -> PathBuf {
+    assembled(place, name, "0x7c00")
+}
+
+/// The same of a firmware of 64 KiB.
+pub fn firmware(place: &Place, name: &str) -> PathBuf {
+    assembled(place, name, "0")
+}
+
+fn assembled(place: &Place, name: &str, address: &str) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests").join(name);
     let (object, image) = (place.path("boot.o"), place.path("boot.img"));
     let assembled = Command::new("as").arg("--32").arg(source).arg("-o").arg(&object).status().unwrap();
     let mut link = Command::new("ld");
-    link.args(["-m", "elf_i386", "-Ttext", "0x7c00", "--oformat", "binary", "-o"]).arg(&image).arg(object);
-    assert!(assembled.success() && link.status().unwrap().success());
+    link.args(["-m", "elf_i386", "-Ttext", address, "-e", address, "--oformat", "binary", "-o"]);
+    assert!(assembled.success() && link.arg(&image).arg(object).status().unwrap().success());
     image
 }
 

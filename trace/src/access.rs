@@ -85,6 +85,11 @@ impl Access {
         Access { tag: Tag(self.tag.0 & 0xffff_ffff), ..self }
     }
 
+    /// The same where `blocks` more are noted before.
+    pub(crate) fn behind(self, blocks: usize) -> Self {
+        Access { tag: Tag(self.tag.0 + ((blocks as u64) << 32)), ..self }
+    }
+
     /// The same, made by the `number`th instruction of its block.
     #[must_use]
     pub fn made_by(self, number: u16) -> Self {
@@ -198,18 +203,27 @@ impl Accesses {
         &self.noted[..self.noted.partition_point(|access| access.entry() < entry)]
     }
 
-    /// Forgets those of the blocks before the one with number `entry`, which is then the one that ran before those noted.
-    pub fn forget_before(&mut self, entry: usize) {
-        let gone = self.before(entry).len();
-        self.noted.drain(..gone);
+    /// Forgets the first `count`; those behind are of the block that ran before those noted then.
+    pub fn forget(&mut self, count: usize) {
+        self.noted.drain(..count);
         for access in &mut self.noted {
             *access = access.of_running();
         }
     }
 
-    /// Forgets all.
-    pub fn clear(&mut self) {
-        self.noted.clear();
+    /// The same; they are in `place` then, whose room is used for those to come.
+    pub(crate) fn give(&mut self, count: usize, place: &mut Vec<Access>) {
+        place.clear();
+        let behind = &self.noted[count..];
+        place.reserve(self.noted.capacity().max(behind.len()));
+        place.extend(behind.iter().map(|access| access.of_running()));
+        std::mem::swap(&mut self.noted, place);
+        place.truncate(count);
+    }
+
+    /// Forgets all but the first `count`.
+    pub(crate) fn truncate(&mut self, count: usize) {
+        self.noted.truncate(count);
     }
 }
 
@@ -265,7 +279,7 @@ mod tests {
             assert!(accesses.push(Access::new(Tag::of(7, 0, true), entry, entry as u64, 0, 0)));
         }
         assert_eq!((accesses.before(0).len(), accesses.before(1).len(), accesses.before(2).len()), (0, 1, 3));
-        accesses.forget_before(2);
+        accesses.forget(3);
         assert_eq!(accesses.noted().len(), 2);
         assert_eq!(accesses.before(1).len(), 2, "they are of the block before those noted");
     }

@@ -207,7 +207,7 @@ impl Looking {
             }
         }
         self.registers.clone_from(&state.bytes);
-        self.steps.push(Step { position, address, vcpu, begins, registers, written, accesses });
+        self.steps.push(Step { position, address, vcpu, ends: false, registers, written, accesses });
         self.over = position >= closely.to;
     }
 
@@ -235,8 +235,13 @@ impl Looking {
         Some(replace(&mut self.steps, rest))
     }
 
-    /// The run is over: so are the steps.
-    pub fn end(&mut self) {
+    /// The run is over at this place, and so are the steps.
+    pub fn end(&mut self, place: Place, written: u64) {
+        let Place { position, address, vcpu } = place;
+        if self.is_close() {
+            let (registers, accesses) = (Vec::new(), take(&mut self.accesses));
+            self.steps.push(Step { position, address, vcpu, ends: true, registers, written, accesses });
+        }
         self.over = true;
     }
 }
@@ -325,18 +330,31 @@ mod tests {
         let steps = looking.steps().unwrap();
         let seen: Vec<_> = steps
             .iter()
-            .map(|step| (step.position, step.address, step.begins, step.registers.len(), step.accesses.len()))
+            .map(|step| (step.position, step.address, step.ends, step.registers.len(), step.accesses.len()))
             .collect();
         assert_eq!(
             seen,
             [
-                (12, 0x1000, true, 2, 0),
+                (12, 0x1000, false, 2, 0),
                 (13, 0x1004, false, 1, 1),
-                (14, 0x2000, true, 1, 1),
-                (21, 0x1010, true, 0, 0)
+                (14, 0x2000, false, 1, 1),
+                (21, 0x1010, false, 0, 0)
             ]
         );
         assert_eq!(steps[2].registers, [(1, vec![5])]);
         assert_eq!(looking.steps(), None);
+    }
+
+    #[test]
+    fn what_the_last_block_did_is_told_where_the_run_ends() {
+        let closely = Some(Stretch { from: 10, to: 20 });
+        let mut looking = Looking::new(Look { closely, ..Look::default() });
+        looking.take(at(12, 0x1000), Memory::default(), &state(&[1]), 0);
+        looking.made(12, 14, &[Access::new(Tag::of(0, 1, true), 0, 0x5000, 3, 7)]);
+        looking.end(at(14, 0), 5);
+        let steps = looking.steps().unwrap();
+        let seen: Vec<_> =
+            steps.iter().map(|step| (step.position, step.ends, step.written, step.accesses.len())).collect();
+        assert_eq!(seen, [(12, false, 0, 0), (14, true, 5, 1)]);
     }
 }

@@ -14,7 +14,7 @@ use crate::access::Memory;
 use crate::block::Instruction;
 
 /// Changes with every change of these messages: a probe and a host of two releases must not talk.
-pub const PROTOCOL: u32 = 9;
+pub const PROTOCOL: u32 = 10;
 
 /// The environment variable in which the host names the level of QEMU's plugin interface, where only QEMU's version
 /// tells it.
@@ -51,9 +51,10 @@ pub enum FromProbe {
     /// are those since the last message.
     Chunk { index: u64, digest: u64, memory: Memory, samples: Vec<Sample>, calls: Vec<Call> },
     /// The run has ended after `position` instructions with these digests of the whole stream. `vcpus`: how many of them each vCPU
-    /// has executed.
+    /// has executed; `recorded`: how many of a recording's these are, which has some twice.
     End {
         position: u64,
+        recorded: u64,
         digest: u64,
         memory: Memory,
         samples: Vec<Sample>,
@@ -68,6 +69,9 @@ pub enum FromProbe {
     Steps(Vec<Step>),
     /// The answer to [`ToProbe::Digests`]; `None` where the probe no longer or not yet knows.
     Digests(Option<Vec<u64>>),
+    /// The answer to [`ToProbe::UpTo`]: the digests of the whole stream up to there, that of memory where it is still known. `None`
+    /// where the probe no longer or not yet knows.
+    UpTo(Option<(u64, Option<Memory>)>),
     /// The answer to [`ToProbe::Window`]; `None` where the probe no longer or not yet knows.
     Window(Option<Window>),
     /// The last instruction that is wanted of those watched for starts now; so many were before it.
@@ -93,6 +97,8 @@ pub enum ToProbe {
     Credit(u64),
     /// The digests at each position from `from` to `to`, both included.
     Digests { from: u64, to: u64 },
+    /// The digests at a position, that of memory among them, where the run has ended or may go on.
+    UpTo(u64),
     /// The instructions of chunk `0`.
     Window(u64),
     /// Run on, from where it said [`FromProbe::Waiting`].
@@ -132,6 +138,8 @@ pub struct Look {
     /// Whether what an instruction stores says if it has started again ([`crate::again`]), where stores don't count too; what
     /// a recording has counted knows nothing of that.
     pub again: bool,
+    /// Behind the first so many instructions of a recording what is done to memory does not count, nor do samples.
+    pub until: Option<u64>,
     /// Whether each instruction's start is counted: where QEMU dies in a block, or stands still, that tells of which one.
     pub each: bool,
     /// Whether samples tell of registers.
@@ -208,8 +216,8 @@ pub struct Step {
     pub address: u64,
     /// Whose instruction, and whose registers these are.
     pub vcpu: u32,
-    /// Whether a block begins here; else an instruction inside of one.
-    pub begins: bool,
+    /// Whether the run has ended here: the registers and the instruction that would come next are not known then.
+    pub ends: bool,
     /// The registers that have another value than at the step before, by their number, with their bytes as QEMU tells
     /// them to gdb.
     pub registers: Vec<(u16, Vec<u8>)>,

@@ -27,6 +27,7 @@ use crate::again::Successor;
 use crate::block::{Block, Entry, Instruction, Table};
 use crate::digest::{Step, append};
 use crate::message::{CHUNK, MOST_DIGESTS, Point, Visit, Window};
+use crate::tail::Tail;
 
 /// Marks an entry whose number of instructions follows in the next word.
 const PARTIAL: u32 = 1 << 31;
@@ -121,6 +122,13 @@ pub struct Stream {
     position: u64,
     digest: u64,
     memory: Memory,
+    /// What was done to memory last.
+    tail: Tail,
+    /// Behind the first so many instructions of a recording what is done to memory does not count; and the digests there.
+    until: u64,
+    last: Option<(u64, Memory)>,
+    /// How many instructions were left out that a recording, which is told nothing of stores, has twice.
+    twice: u64,
     /// The position at which an instruction was left out last, because it started again at once.
     left_out: Option<u64>,
     /// Where the current chunk ends.
@@ -153,6 +161,10 @@ impl Stream {
             position,
             digest,
             memory: Memory::default(),
+            tail: Tail::default(),
+            until: u64::MAX,
+            last: None,
+            twice: 0,
             left_out: None,
             boundary: chunk_end(position),
             current: Chunk { first: position, digest, ..Chunk::default() },
@@ -179,6 +191,12 @@ impl Stream {
     #[must_use]
     pub fn without_memory(self) -> Self {
         Stream { counts_stores: false, ..self }
+    }
+
+    /// The same where only the first so many instructions of a recording count with what they do to memory.
+    #[must_use]
+    pub fn until(self, until: u64) -> Self {
+        Stream { until, ..self }
     }
 
     /// The same of a user program.
@@ -224,7 +242,43 @@ impl Stream {
     /// Digests of what the instructions that are in the stream for certain did to memory.
     #[must_use]
     pub fn memory(&self) -> Memory {
-        if self.counts_stores { self.memory } else { Memory { stores: 0, ..self.memory } }
+        self.counted(self.last.map_or(self.memory, |(_, memory)| memory))
+    }
+
+    /// The same before the instruction at `position`; `None` where that is too long ago or has not come yet.
+    #[must_use]
+    pub fn memory_at(&self, position: u64) -> Option<Memory> {
+        let last = self.last.filter(|(last, _)| position >= *last);
+        let memory = last.map(|(_, memory)| memory).or_else(|| self.tail.memory_at(position));
+        memory.filter(|_| position <= self.position).map(|memory| self.counted(memory))
+    }
+
+    fn counted(&self, memory: Memory) -> Memory {
+        if self.counts_stores { memory } else { Memory { stores: 0, ..memory } }
+    }
+
+    /// How many instructions of a recording these are.
+    #[must_use]
+    pub fn recorded(&self) -> u64 {
+        self.position + self.twice
+    }
+
+    /// Whether what all is like at `position` counts.
+    #[must_use]
+    pub fn counts_at(&self, position: u64) -> bool {
+        self.last.is_none_or(|(last, _)| position <= last)
+    }
+
+    /// Blocks were left, and may have been the last that count.
+    fn left(&mut self, full: Option<Full>) -> Option<Full> {
+        if self.recorded() >= self.until && self.last.is_none() {
+            let last = self.until - self.twice;
+            self.last = self.tail.memory_at(last).map(|memory| (last, memory));
+        }
+        full.map(|full| Full {
+            memory: if self.counts_at((full.index + 1) * CHUNK) { full.memory } else { self.memory() },
+            ..full
+        })
     }
 
     /// Up to which position, and without it, instructions made the accesses of the block that was left last.
@@ -244,6 +298,8 @@ impl Stream {
     /// those that are left. They have fewer instructions than a chunk.
     pub fn settle(&mut self, table: &Table, recent: &[Entry], accesses: &mut Accesses) -> Option<Full> {
         let (last, left) = recent.split_last()?;
+        let first = (self.position, self.memory);
+        let ran = self.running.map_or(0, |running| running.count().into());
         let of_running = accesses.before(1);
         let of_left = &accesses.before(recent.len())[of_running.len()..];
         let mut full = self.running.and_then(|running| self.take_in(running, running.count(), of_running));
@@ -262,9 +318,15 @@ impl Stream {
                 rest = behind;
             }
         }
-        accesses.forget_before(recent.len());
+        let made = of_running.len() + of_left.len();
+        self.tail.keep(
+            first,
+            std::iter::once(ran).chain(left.iter().map(|entry| entry.count())),
+            accesses,
+            made,
+        );
         self.running = Some(table.get(last.block()));
-        full
+        self.left(full)
     }
 
     /// The block that runs.
@@ -348,6 +410,9 @@ impl Stream {
         let mut made = ran;
         if ran > 0 && next == Some(identities[ran as usize - 1]) {
             if ran < block.count() || self.starts_again(block, accesses) {
+                if ran == block.count() && block.successor() == Successor::ItselfHavingStored {
+                    self.twice += 1;
+                }
                 (ran, made) = (ran - 1, ran - 1);
                 self.left_out = Some(self.position + u64::from(ran));
             } else if self.repeats_once && block.ends_repeated() {
@@ -355,6 +420,7 @@ impl Stream {
             }
         }
         self.made = self.position + u64::from(made);
+        let first = (self.position, self.memory);
         let of_it = of_first(accesses.noted(), made);
         let full = if ran == 0 {
             self.memory.take_in(of_it);
@@ -362,8 +428,10 @@ impl Stream {
         } else {
             self.take_in(block, ran, of_it)
         };
-        accesses.clear();
-        Ok(full)
+        let made = of_it.len();
+        accesses.truncate(made);
+        self.tail.keep(first, std::iter::once(ran.into()), accesses, made);
+        Ok(self.left(full))
     }
 
     /// Whether the last instruction of `block`, which is entered once more, had not been executed.
@@ -806,6 +874,27 @@ mod tests {
         assert_eq!(stream.standing(3), (three, None));
     }
 
+    /// Of the instructions at these positions every third writes, every fourth reads.
+    fn made_at(position: u64, number: u16, entry: usize) -> impl Iterator<Item = Access> {
+        let kinds = [(true, 3), (false, 4)].into_iter();
+        kinds.filter(move |(_, every)| position.is_multiple_of(*every)).map(move |(is_store, _)| {
+            Access::new(Tag::of(0, number, is_store), entry, 8 * position, 3, position)
+        })
+    }
+
+    /// What they have done before each of these positions, which rise.
+    fn done_before(positions: impl Iterator<Item = u64>) -> Vec<(u64, Memory)> {
+        let (mut memory, mut done) = (Memory::default(), 0);
+        let mut before = |position| {
+            for position in done..position {
+                memory.take_in(&made_at(position, 0, 0).collect::<Vec<_>>());
+            }
+            done = position;
+            (position, memory)
+        };
+        positions.map(&mut before).collect()
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
 
@@ -814,15 +903,15 @@ mod tests {
         #[test]
         fn any_cutting_gives_the_same_chunks(cuts_a in prop::collection::vec((1usize..64, 0usize..4), 1..50),
                                              cuts_b in prop::collection::vec((1usize..64, 0usize..4), 1..50),
-                                             period in 900u64..1024) {
+                                             period in 900u64..1024, until in 1..CHUNK * 5 / 2) {
             let length = (CHUNK * 2 + CHUNK / 2) as usize;
             let address = |position: usize| 0x1000 + position as u64 % period;
             let mut streams = Vec::new();
-            for (cuts, batched) in [(cuts_a, false), (cuts_b, true)] {
+            for (cuts, batched, until) in [(&cuts_a, false, u64::MAX), (&cuts_b, true, u64::MAX), (&cuts_a, false, until), (&cuts_b, true, until)] {
                 let (mut recent, mut whole, mut accesses) = (Vec::new(), false, Accesses::with_room());
-                let (mut table, mut stream, mut fulls) = (Table::of(""), Stream::at(Point::START, 2), Vec::new());
+                let (mut table, mut stream, mut fulls) = (Table::of(""), Stream::at(Point::START, 2).until(until), Vec::new());
                 let (mut position, mut started) = (0usize, 0u64);
-                for (count, lost) in cuts.into_iter().cycle() {
+                for &(count, lost) in cuts.iter().cycle() {
                     if position >= length { break; }
                     let ran = count.min(length - position);
                     // `lost` instructions behind those that ran belong to the block too.
@@ -839,14 +928,10 @@ mod tests {
                         recent.clear();
                         fulls.extend(stream.enter(entered, started, &mut accesses).unwrap());
                     }
-                    // Every third instruction writes, every fourth reads.
                     for (number, at) in (0..).zip(position..position + ran) {
-                        for (is_store, every) in [(true, 3), (false, 4)] {
-                            if at % every == 0 {
-                                let (tag, at) = (Tag::of(0, number, is_store), at as u64);
-                                while !accesses.push(Access::new(tag, recent.len(), 8 * at, 3, at)) {
-                                    accesses.grow();
-                                }
+                        for access in made_at(at as u64, number, recent.len()) {
+                            while !accesses.push(access) {
+                                accesses.grow();
                             }
                         }
                     }
@@ -879,6 +964,24 @@ mod tests {
             prop_assert_eq!(&digests, &b.digests(table_b, around.0, around.1).unwrap());
             prop_assert_eq!(digests[100], fulls_a[0].digest);
             prop_assert_eq!(a.digests(table_a, a.end().position, a.end().position), Some(vec![a.end().digest]));
+            // What was done last, however that was cut; and nothing else is told than what was.
+            let end = a.end().position;
+            let ends = |stream: &Stream| (stream.memory_at(end), stream.memory_at(end + 1));
+            prop_assert_eq!((ends(a), ends(b)), ((Some(a.memory()), None), (Some(a.memory()), None)));
+            for (at, expected) in done_before((0..41).rev().map(|back| end - 997 * back)) {
+                for stream in [a, b] {
+                    let told = stream.memory_at(at);
+                    prop_assert!(told == Some(expected) || told.is_none() && end - at > 4000, "at {}: {:?}", at, told);
+                }
+            }
+            prop_assert_eq!(a.memory_at(1), None);
+            let (_, expected) = done_before(std::iter::once(until))[0];
+            for stream in [&streams[2].0, &streams[3].0] {
+                prop_assert_eq!((stream.memory(), stream.memory_at(until), stream.memory_at(until + 1)), (expected, Some(expected), Some(expected)));
+                prop_assert!(stream.counts_at(until) && !stream.counts_at(until + 1));
+                prop_assert_eq!(stream.end(), a.end());
+            }
+            prop_assert_eq!(&streams[2].2, &streams[3].2, "chunks behind the last that counts are frozen alike");
             prop_assert_eq!(a.digests(table_a, 0, 0), Some(vec![0]));
             prop_assert_eq!(a.digests(table_a, a.end().position, a.end().position + 1), None);
         }

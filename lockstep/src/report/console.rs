@@ -125,7 +125,7 @@ mod tests {
             position,
             address: 0,
             vcpu: 0,
-            begins: true,
+            ends: false,
             registers: Vec::new(),
             written,
             accesses: Vec::new(),

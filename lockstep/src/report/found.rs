@@ -143,8 +143,11 @@ impl Divergence {
         let seen = inside.as_ref().unwrap_or(difference);
         let index = |position: u64| streams.a.iter().position(|executed| executed.position == position);
         let apart = first_difference(&streams.a, &streams.b).filter(|&at| {
-            // What comes behind is a consequence.
-            streams.a.get(at).is_some_and(|executed| (seen.from..=seen.to).contains(&executed.position))
+            // What comes behind is a consequence; and where a run ends behind what differs is no matter.
+            let both_go_on = streams.b.get(at).is_some() || seen.what == What::Flow;
+            let close =
+                |executed: &Executed| both_go_on && (seen.from..=seen.to).contains(&executed.position);
+            streams.a.get(at).is_some_and(close)
         });
         let (mut guilty, mut certainty) = match (apart, seen.access()) {
             (Some(at), access) if access.is_none_or(|access| streams.a[at].position <= access + 1) => {

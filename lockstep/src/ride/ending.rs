@@ -91,6 +91,7 @@ impl Ride {
                     );
                 }
             }
+            Order::Again { until } => return Err(Trouble::Ends(until)),
             Order::Ended { side, at } => {
                 // A log that does not fit ends QEMU in order.
                 let run = self.runs.get_mut(side);

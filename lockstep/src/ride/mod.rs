@@ -98,6 +98,7 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
     let depth = if drive.driven_by() == "recordings" { Some(Depth::Flow) } else { request.depth };
     let levels = Pair::of(|side| ride.runs.get(side).plugin_api);
     let (mut look, mut what) = depth::look(depth, request.loads, levels)?;
+    look.until = (drive.least > 0).then_some(drive.least);
     let is_program = request.builds.a.mode == Mode::User;
     let mut notes = drive.notes.clone();
     if is_program {
@@ -176,6 +177,9 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
     Ok(report)
 }
 
+/// How often both are run once more where one side no longer knows what it had done where the other ended.
+const ENDS: u32 = 8;
+
 /// Runs both sides, and makes a verdict of what comes of it.
 fn decide(
     mut ride: Ride,
@@ -186,7 +190,16 @@ fn decide(
     report: &mut Report,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), Trouble> {
-    let found = ride.follow(look, request.interrupts, progress);
+    let (mut look, mut found) = (look.clone(), ride.follow(look, request.interrupts, progress));
+    for _ in 0..ENDS {
+        let Ok(Order::Again { until }) = found else { break };
+        ride.kill();
+        // Where a run ends that goes on until QEMU's main loop comes to stop it is another place each time.
+        look.until = Some(look.until.map_or(until, |before| before.min(until)));
+        ride = Ride::start(request, drive).map_err(|error| Trouble::Again(Box::new(error)))?;
+        found = ride.follow(&look, request.interrupts, progress);
+    }
+    let look = &look;
     let equal = ride.comparator.equal();
     (report.compared.instructions, report.compared.chunks) = (equal * CHUNK, equal);
     report.console = Some(Consoles::by_now(&ride.consoles));
@@ -227,6 +240,10 @@ fn decide(
             Ok(())
         }
         order => {
+            let order = match (order, look.until) {
+                (Order::Same { position }, Some(until)) => Order::Same { position: position.min(until) },
+                (order, _) => order,
+            };
             ride.conclude(order, drive.compares_console, report)?;
             report.console =
                 Some(Consoles::by_now(&ride.consoles)).filter(|_| report.verdict != Verdict::Same);

@@ -13,7 +13,7 @@ use trace::message::{CHUNK, FromProbe, Look, Point, Sample, Step, ToProbe, Watch
 
 use super::{Error, Request, Trouble};
 use crate::calls;
-use crate::comparator::{Comparator, KEPT, Order, Pair, Side};
+use crate::comparator::{Comparator, End, KEPT, Order, Pair, Side};
 use crate::drive::{Drive, source_of};
 use crate::report::Consoles;
 use crate::standing::Standing;
@@ -211,7 +211,8 @@ impl Ride {
                     self.leaving.get_mut(side).take()
                 {
                     let (samples, vcpus) = (Vec::new(), vec![position]);
-                    let end = FromProbe::End { position, digest, memory, samples, calls, vcpus };
+                    let recorded = position;
+                    let end = FromProbe::End { position, recorded, digest, memory, samples, calls, vcpus };
                     return Ok(Some((side, end)));
                 }
                 let started = *self.dying.get(side);
@@ -373,9 +374,6 @@ impl Ride {
         interrupts: &AtomicU32,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Order, Trouble> {
-        if look.again {
-            self.comparator.leaves_out();
-        }
         for side in [Side::A, Side::B] {
             self.go(side, Comparator::first_credit(), KEPT, look);
         }
@@ -384,15 +382,16 @@ impl Ride {
                 Some((side, FromProbe::Chunk { index, digest, memory, samples, calls })) => {
                     self.comparator.chunk(side, index, (digest, memory), (samples, calls))?
                 }
-                Some((side, FromProbe::End { position, digest, memory, samples, calls, vcpus })) => {
+                Some((
+                    side,
+                    FromProbe::End { position, recorded, digest, memory, samples, calls, vcpus },
+                )) => {
                     *self.vcpus.get_mut(side) = vcpus;
                     self.one_ended.get_or_insert_with(Instant::now);
-                    self.comparator.ended(side, position, (digest, memory), (samples, calls))
+                    self.comparator.ended(side, End { position, recorded, digest, memory }, (samples, calls))
                 }
-                Some((side, FromProbe::Digests(Some(digests)))) if digests.len() == 1 => {
-                    self.comparator.answered(side, digests[0])
-                }
-                Some((side, FromProbe::Digests(_))) => return Err(Trouble::Forgotten(side)),
+                Some((side, FromProbe::UpTo(Some(digests)))) => self.comparator.answered(side, digests),
+                Some((side, FromProbe::UpTo(None))) => return Err(Trouble::Forgotten(side)),
                 Some((side, message)) => {
                     return Err(Trouble::Probe(side, format!("it said {message:?} out of turn")));
                 }
@@ -409,9 +408,7 @@ impl Ride {
                 match order {
                     Order::Credit(side, credit) => self.runs.get_mut(side).say(&ToProbe::Credit(credit)),
                     Order::Ask(side, _) if *self.gone.get(side) => return Err(Trouble::Forgotten(side)),
-                    Order::Ask(side, at) => {
-                        self.runs.get_mut(side).say(&ToProbe::Digests { from: at, to: at })
-                    }
+                    Order::Ask(side, at) => self.runs.get_mut(side).say(&ToProbe::UpTo(at)),
                     decided => return Ok(decided),
                 }
             }

@@ -66,6 +66,12 @@ pub(crate) enum Trouble {
     Turns { at: u64, vcpus: Pair<u32> },
     #[error("the digests of chunk {0} differ, but the instructions that the probes name do not")]
     Unfound(u64),
+    #[error(
+        "the runs end elsewhere each time, so far apart that what was done to memory before instruction {} can't be compared; have the \
+         guest stand still once it has asked QEMU to end (`hlt`)",
+        grouped(*.0)
+    )]
+    Ends(u64),
     #[error("the probe of side {0} has forgotten where they part")]
     Forgotten(Side),
     #[error(

@@ -1,0 +1,107 @@
+//! What a guest did to memory last, so that a stream can tell the digests at a position that it has passed: two live runs may end
+//! an instruction or more apart, and what is compared then is where the first of them ended.
+//!
+//! Accesses come here together with the blocks that made them, and are not copied: the list that they stand in is kept, and
+//! an old one given back for those to come.
+
+use std::collections::VecDeque;
+
+use crate::access::{Access, Accesses, Memory};
+
+/// How many batches are kept. What they fill should stay in the processor's second cache.
+const BATCHES: usize = 4;
+
+/// A batch with fewer accesses is put to the one before it.
+const FEW: usize = 128;
+
+/// Blocks in a row and the accesses that they made.
+#[derive(Debug, Default)]
+struct Batch {
+    /// The position of its first instruction, and the digests there.
+    first: u64,
+    memory: Memory,
+    /// How many instructions each block, or what lies between two, put into the stream; an access says of which it is.
+    counts: Vec<u64>,
+    /// Up to which position these come.
+    end: u64,
+    accesses: Vec<Access>,
+}
+
+impl Batch {
+    /// The digests before the instruction at `position`.
+    fn memory_at(&self, position: u64) -> Memory {
+        let (mut begin, mut entry) = (self.first, 0);
+        let before = self.accesses.iter().take_while(|access| {
+            while entry < access.entry() {
+                begin += self.counts[entry];
+                entry += 1;
+            }
+            begin + u64::from(access.number()) < position
+        });
+        let count = before.count();
+        let mut memory = self.memory;
+        memory.take_in(&self.accesses[..count]);
+        memory
+    }
+
+    fn extend(&mut self, counts: impl Iterator<Item = u64>) {
+        let before = self.counts.len();
+        self.counts.extend(counts);
+        self.end += self.counts[before..].iter().sum::<u64>();
+    }
+}
+
+/// The last accesses of a stream, with where they were made.
+#[derive(Debug, Default)]
+pub(crate) struct Tail {
+    /// Those in which something was done to memory, oldest first: between two nothing was.
+    batches: VecDeque<Batch>,
+    /// Whether there were others before.
+    lost: bool,
+}
+
+impl Tail {
+    /// Blocks that begin at `first`, where the digests are `memory`, have put so many instructions each into the stream. What they
+    /// did to memory is the first `made` of `accesses`, which are forgotten there.
+    pub(crate) fn keep(
+        &mut self,
+        (first, memory): (u64, Memory),
+        counts: impl Iterator<Item = u64>,
+        accesses: &mut Accesses,
+        made: usize,
+    ) {
+        if made == 0 {
+            return accesses.forget(0);
+        }
+        if let Some(last) = self.batches.back_mut()
+            && made < FEW
+            && last.accesses.len().max(last.counts.len()) < Accesses::USUAL
+        {
+            last.extend(std::iter::once(first - last.end));
+            let before = last.counts.len();
+            last.accesses.extend(accesses.noted()[..made].iter().map(|access| access.behind(before)));
+            last.extend(counts);
+            return accesses.forget(made);
+        }
+        let mut batch = if self.batches.len() == BATCHES {
+            self.lost = true;
+            self.batches.pop_front().unwrap_or_default()
+        } else {
+            Batch::default()
+        };
+        batch.counts.clear();
+        (batch.first, batch.end, batch.memory) = (first, first, memory);
+        batch.extend(counts);
+        accesses.give(made, &mut batch.accesses);
+        self.batches.push_back(batch);
+    }
+
+    /// The digests before the instruction at `position`, which the stream has come to; `None` where that is too long ago.
+    pub(crate) fn memory_at(&self, position: u64) -> Option<Memory> {
+        // Where an instruction made more accesses than one batch has, some stand where the batch behind begins.
+        match self.batches.partition_point(|batch| batch.first < position) {
+            0 => (!self.lost).then(Memory::default),
+            behind => Some(self.batches[behind - 1].memory_at(position)),
+        }
+    }
+}
