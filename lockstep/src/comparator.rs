@@ -401,13 +401,22 @@ impl Comparator {
             Some(_) if longer.answered => self.both_equal(),
             Some(_) if longer.asked => Vec::new(),
             None if longer.asked => vec![Order::Credit(other, longer.filled + AHEAD)],
-            end if end.is_some() || longer.filled * CHUNK > at => {
+            end => {
+                let credit = end.is_none().then_some(Order::Credit(other, longer.filled + AHEAD));
                 self.streams.get_mut(other).asked = true;
-                vec![Order::Ask(other, at)]
+                // Asked before it comes there, it knows what it has to note.
+                std::iter::once(Order::Ask(other, at)).chain(credit).collect()
             }
-            // It has to come so far first, one step at a time, so that it still knows when it is asked.
-            _ => vec![Order::Credit(other, longer.filled + 2)],
         }
+    }
+
+    /// Whether `side` has ended before the other one, which it so can't be asked about.
+    #[must_use]
+    pub fn is_shorter(&self, side: Side) -> bool {
+        self.shorter().is_some_and(|(shorter, end)| {
+            shorter == side
+                && self.streams.get(side.other()).end.is_some_and(|other| end.position < other.position)
+        })
     }
 
     /// The side that has ended first, as far as is known, and where.
@@ -480,7 +489,7 @@ impl Comparator {
         [Side::A, Side::B].into_iter().find_map(|side| {
             let at = self.streams.get(side).end?.position;
             let other = self.streams.get(side.other());
-            (other.end.is_none() && other.asked && other.filled > at / CHUNK + AFTER_END)
+            (other.end.is_none() && other.answered && other.filled > at / CHUNK + AFTER_END)
                 .then_some((side, at))
         })
     }
@@ -611,12 +620,9 @@ mod tests {
         let mut comparator = Comparator::new(0);
         assert_eq!(
             comparator.ended(Side::A, end(100, 5), (Vec::new(), Vec::new())),
-            vec![Order::Credit(Side::B, 2)]
+            vec![Order::Ask(Side::B, 100), Order::Credit(Side::B, AHEAD)]
         );
-        assert_eq!(
-            comparator.ended(Side::B, end(120, 6), (Vec::new(), Vec::new())),
-            vec![Order::Ask(Side::B, 100)]
-        );
+        assert_eq!(comparator.ended(Side::B, end(120, 6), (Vec::new(), Vec::new())), vec![]);
         assert_eq!(
             comparator.answered(Side::B, (5, Some(Memory::default()))),
             vec![Order::Same { position: 100 }]
@@ -624,13 +630,20 @@ mod tests {
     }
 
     #[test]
+    fn who_is_asked_and_ends_before_is_the_shorter() {
+        let mut comparator = Comparator::new(0);
+        comparator.ended(Side::A, end(100, 5), (Vec::new(), Vec::new()));
+        let orders = comparator.ended(Side::B, end(80, 4), (Vec::new(), Vec::new()));
+        assert_eq!((orders, comparator.is_shorter(Side::B)), (vec![Order::Ask(Side::A, 80)], true));
+        let orders = comparator.answered(Side::A, (4, Some(Memory::default())));
+        assert_eq!(orders, vec![Order::Same { position: 80 }]);
+    }
+
+    #[test]
     fn unequal_where_the_shorter_ended_is_parted() {
         let mut comparator = Comparator::new(0);
         comparator.ended(Side::B, end(100, 5), (Vec::new(), Vec::new()));
-        assert_eq!(
-            comparator.ended(Side::A, end(120, 6), (Vec::new(), Vec::new())),
-            vec![Order::Ask(Side::A, 100)]
-        );
+        assert_eq!(comparator.ended(Side::A, end(120, 6), (Vec::new(), Vec::new())), vec![]);
         assert_eq!(
             comparator.answered(Side::A, (4, Some(Memory::default()))),
             vec![Order::Parted(parted(0))]
@@ -647,10 +660,8 @@ mod tests {
     fn a_side_that_runs_on_is_asked_and_then_left() {
         let mut comparator = Comparator::new(0);
         comparator.ended(Side::A, end(100, 5), (Vec::new(), Vec::new()));
-        assert_eq!(
-            comparator.chunk(Side::B, 0, only(1), (Vec::new(), Vec::new())),
-            Ok(vec![Order::Ask(Side::B, 100)])
-        );
+        let credit = vec![Order::Credit(Side::B, 1 + AHEAD)];
+        assert_eq!(comparator.chunk(Side::B, 0, only(1), (Vec::new(), Vec::new())), Ok(credit));
         assert_eq!(
             comparator.answered(Side::B, (5, Some(Memory::default()))),
             vec![Order::Credit(Side::B, 1 + AHEAD)]
@@ -698,7 +709,7 @@ mod tests {
         let mut comparator = Comparator::of_programs("x86_64");
         comparator.ended(Side::A, end(100, 5), (Vec::new(), vec![call(60, 1)]));
         let orders = comparator.ended(Side::B, end(120, 6), (Vec::new(), vec![call(60, 1)]));
-        assert_eq!(orders, vec![Order::Ask(Side::B, 100)]);
+        assert_eq!(orders, vec![]);
         let parted = Parted { chunk: 0, after: 60, before: 100, flow: true };
         assert_eq!(comparator.answered(Side::B, (5, Some(Memory::default()))), vec![Order::Parted(parted)]);
     }

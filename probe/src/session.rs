@@ -50,6 +50,9 @@ pub(crate) struct Session {
     looking: Looking,
     /// Of a user program.
     calls: Option<Calls>,
+    is_over: bool,
+    /// The position whose digests the host waits for.
+    asked: Option<u64>,
 }
 
 impl Session {
@@ -75,7 +78,19 @@ impl Session {
                 }
                 let calls = (!system).then(|| Calls::new(&look.calls));
                 let looking = Looking::new(look);
-                Ok(Session { host, table, stream, credit, watch, seen: 0, last: None, looking, calls })
+                Ok(Session {
+                    host,
+                    table,
+                    stream,
+                    credit,
+                    watch,
+                    seen: 0,
+                    last: None,
+                    looking,
+                    calls,
+                    is_over: false,
+                    asked: None,
+                })
             }
             Some(_) => Err(Trouble::Protocol("expected Go")),
             None => Err(Trouble::HostGone),
@@ -343,6 +358,8 @@ impl Session {
         let samples = self.looking.last_samples();
         let (memory, samples) = (self.stream.memory(), self.counted(samples));
         let (recorded, vcpus) = (self.stream.recorded(), self.stream.of_each());
+        self.passed()?;
+        self.is_over = true;
         self.say(&FromProbe::End { position, recorded, digest, memory, samples, calls, vcpus })?;
         loop {
             match codec::read(&mut self.host)? {
@@ -364,6 +381,7 @@ impl Session {
         let samples = self.counted(samples);
         let calls = self.calls.as_mut().map(Calls::made).unwrap_or_default();
         self.say(&FromProbe::Chunk { index, digest, memory, samples, calls })?;
+        self.passed()?;
         while full.index + 1 >= self.credit || self.asked()? {
             match codec::read(&mut self.host)? {
                 Some(message) => self.answer(message)?,
@@ -371,6 +389,15 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Answers what the host waits for, where the run has come there.
+    fn passed(&mut self) -> Result<(), Trouble> {
+        let position = self.position();
+        match self.asked.take_if(|asked| *asked <= position) {
+            Some(asked) => self.answer(ToProbe::UpTo(asked)),
+            None => Ok(()),
+        }
     }
 
     /// Whether the host has said something that is not read yet.
@@ -387,6 +414,11 @@ impl Session {
             ToProbe::Digests { from, to } => {
                 let digests = self.stream.digests(&self.table, from, to);
                 self.say(&FromProbe::Digests(digests))
+            }
+            ToProbe::UpTo(position) if position > self.position() && !self.is_over => {
+                self.stream.note(position);
+                self.asked = Some(position);
+                Ok(())
             }
             ToProbe::UpTo(position) => {
                 let digest = self.stream.digests(&self.table, position, position);

@@ -70,7 +70,7 @@ pub enum FromProbe {
     /// The answer to [`ToProbe::Digests`]; `None` where the probe no longer or not yet knows.
     Digests(Option<Vec<u64>>),
     /// The answer to [`ToProbe::UpTo`]: the digests of the whole stream up to there, that of memory where it is still known. `None`
-    /// where the probe no longer or not yet knows.
+    /// where the probe no longer knows, or has ended before.
     UpTo(Option<(u64, Option<Memory>)>),
     /// The answer to [`ToProbe::Window`]; `None` where the probe no longer or not yet knows.
     Window(Option<Window>),
@@ -97,7 +97,7 @@ pub enum ToProbe {
     Credit(u64),
     /// The digests at each position from `from` to `to`, both included.
     Digests { from: u64, to: u64 },
-    /// The digests at a position, that of memory among them, where the run has ended or may go on.
+    /// The digests at a position, that of memory among them, as soon as the run has come there; no answer where it ends before.
     UpTo(u64),
     /// The instructions of chunk `0`.
     Window(u64),

@@ -127,6 +127,9 @@ pub struct Stream {
     /// Behind the first so many instructions of a recording what is done to memory does not count; and the digests there.
     until: u64,
     last: Option<(u64, Memory)>,
+    /// A position whose digests will be asked for, and those.
+    asked: Option<u64>,
+    noted: Option<Memory>,
     /// How many instructions were left out that a recording, which is told nothing of stores, has twice.
     twice: u64,
     /// The position at which an instruction was left out last, because it started again at once.
@@ -164,6 +167,8 @@ impl Stream {
             tail: Tail::default(),
             until: u64::MAX,
             last: None,
+            asked: None,
+            noted: None,
             twice: 0,
             left_out: None,
             boundary: chunk_end(position),
@@ -245,11 +250,17 @@ impl Stream {
         self.counted(self.last.map_or(self.memory, |(_, memory)| memory))
     }
 
+    /// The digests of memory before the instruction at `position`, which has not come yet, will be asked for.
+    pub fn note(&mut self, position: u64) {
+        self.asked = Some(position);
+    }
+
     /// The same before the instruction at `position`; `None` where that is too long ago or has not come yet.
     #[must_use]
     pub fn memory_at(&self, position: u64) -> Option<Memory> {
-        let last = self.last.filter(|(last, _)| position >= *last);
-        let memory = last.map(|(_, memory)| memory).or_else(|| self.tail.memory_at(position));
+        let last = self.last.filter(|(last, _)| position >= *last).map(|(_, memory)| memory);
+        let noted = self.noted.filter(|_| self.asked == Some(position));
+        let memory = last.or(noted).or_else(|| self.tail.memory_at(position));
         memory.filter(|_| position <= self.position).map(|memory| self.counted(memory))
     }
 
@@ -274,6 +285,11 @@ impl Stream {
         if self.recorded() >= self.until && self.last.is_none() {
             let last = self.until - self.twice;
             self.last = self.tail.memory_at(last).map(|memory| (last, memory));
+        }
+        if let (Some(asked), None) = (self.asked, self.noted)
+            && self.position >= asked
+        {
+            self.noted = self.tail.memory_at(asked);
         }
         full.map(|full| Full {
             memory: if self.counts_at((full.index + 1) * CHUNK) { full.memory } else { self.memory() },
@@ -903,7 +919,7 @@ mod tests {
         #[test]
         fn any_cutting_gives_the_same_chunks(cuts_a in prop::collection::vec((1usize..64, 0usize..4), 1..50),
                                              cuts_b in prop::collection::vec((1usize..64, 0usize..4), 1..50),
-                                             period in 900u64..1024, until in 1..CHUNK * 5 / 2) {
+                                             period in 900u64..1024, until in 1..CHUNK * 5 / 2, asked in 1000..CHUNK * 2) {
             let length = (CHUNK * 2 + CHUNK / 2) as usize;
             let address = |position: usize| 0x1000 + position as u64 % period;
             let mut streams = Vec::new();
@@ -919,6 +935,7 @@ mod tests {
                         .chain((0..lost).map(|k| 0xdead_0000 + k as u64)).collect();
                     let entered = block(&mut table, &addresses);
                     // As the probe does: those left at their end are noted, and taken in together.
+                    if position > asked as usize / 2 && (position as u64) < asked { stream.note(asked); }
                     if whole && started > 0 && recent.len() < 1024 {
                         recent.push(entered.entry());
                         let (at, running) = stream.ahead(&table, &recent);
@@ -975,6 +992,10 @@ mod tests {
                 }
             }
             prop_assert_eq!(a.memory_at(1), None);
+            prop_assert_eq!((a.memory_at(asked), b.memory_at(asked)), {
+                let (_, expected) = done_before(std::iter::once(asked))[0];
+                (Some(expected), Some(expected))
+            });
             let (_, expected) = done_before(std::iter::once(until))[0];
             for stream in [&streams[2].0, &streams[3].0] {
                 prop_assert_eq!((stream.memory(), stream.memory_at(until), stream.memory_at(until + 1)), (expected, Some(expected), Some(expected)));

@@ -391,6 +391,7 @@ impl Ride {
                     self.comparator.ended(side, End { position, recorded, digest, memory }, (samples, calls))
                 }
                 Some((side, FromProbe::UpTo(Some(digests)))) => self.comparator.answered(side, digests),
+                Some((side, FromProbe::UpTo(None))) if self.comparator.is_shorter(side) => Vec::new(),
                 Some((side, FromProbe::UpTo(None))) => return Err(Trouble::Forgotten(side)),
                 Some((side, message)) => {
                     return Err(Trouble::Probe(side, format!("it said {message:?} out of turn")));
