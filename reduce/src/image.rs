@@ -58,6 +58,9 @@ pub struct Image {
     pub bytes: Vec<u8>,
     /// Where each case's code begins, and where the last one's ends.
     pub places: Vec<u64>,
+    /// Of one that tells nothing: how many instructions are executed, at least, where all cases have run; where one has ended
+    /// the run there are fewer.
+    pub least: u64,
 }
 
 /// What a program may have, bytes: on a machine it lies below where its devices are, twice.
@@ -87,6 +90,11 @@ fn laid(case: &Case, address: u64) -> Vec<u8> {
     let back = FINISH.wrapping_sub(next);
     code.extend(&back.to_le_bytes()[..4]);
     code
+}
+
+/// How long the code of `case` is, without the jump at its end.
+pub(crate) fn code_length(case: &Case) -> usize {
+    case.pieces.iter().map(|piece| piece.code.len() + if piece.jump.is_some() { 4 } else { 0 }).sum()
 }
 
 /// Which flags count at the end of `case`.
@@ -157,11 +165,11 @@ impl Image {
             return Err(Error::TooLarge(bytes.len()));
         }
         let runtime = assemble(&setting, table, cases.len(), expected)?;
-        if runtime.len() > head {
-            return Err(Error::TooLarge(runtime.len()));
+        if runtime.bytes.len() > head {
+            return Err(Error::TooLarge(runtime.bytes.len()));
         }
-        bytes[..runtime.len()].copy_from_slice(&runtime);
-        Ok(Image { setting, bytes, places })
+        bytes[..runtime.bytes.len()].copy_from_slice(&runtime.bytes);
+        Ok(Image { setting, bytes, places, least: runtime.least })
     }
 
     /// The case that the code at `address` is of.

@@ -41,6 +41,19 @@ const CONSOLE: u32 = 0x402;
 const CONTROLLER: u32 = 0x64;
 const RESET: u32 = 0xfe;
 
+/// How many instructions a case are executed at the end.
+const AFTER: u32 = 2048;
+
+/// More than are in the runtime and not executed for each case.
+const BESIDE: u64 = 64;
+
+/// The runtime's code.
+pub(crate) struct Assembled {
+    pub bytes: Vec<u8>,
+    /// How many instructions are executed, at least, where all cases have run.
+    pub least: u64,
+}
+
 /// What comes before the code: jumps to its two entries.
 const HEAD: usize = 32;
 
@@ -71,7 +84,7 @@ pub(crate) fn assemble(
     table: u64,
     count: usize,
     expected: Option<u64>,
-) -> Result<Vec<u8>, IcedError> {
+) -> Result<Assembled, IcedError> {
     let mut a = CodeAssembler::new(64)?;
     let (mut start, mut next, mut finish) = (a.create_label(), a.create_label(), a.create_label());
     a.set_label(&mut start)?;
@@ -110,6 +123,9 @@ pub(crate) fn assemble(
     a.add(at(CURRENT), i32::try_from(ENTRY).unwrap_or_default())?;
     a.dec(at(LEFT))?;
     a.jnz(next)?;
+    if setting.tells == Tells::Nothing {
+        tail(&mut a, count)?;
+    }
     end(&mut a, setting)?;
     let code = CODE + HEAD as u64;
     let assembled = a.assemble_options(code, BlockEncoderOptions::RETURN_NEW_INSTRUCTION_OFFSETS)?;
@@ -122,7 +138,21 @@ pub(crate) fn assemble(
         bytes[place + 1..][..4].copy_from_slice(&by.to_le_bytes()[..4]);
     }
     bytes.extend(assembled.inner.code_buffer);
-    Ok(bytes)
+    let each = u64::try_from(a.instructions().len()).unwrap_or_default() - BESIDE + u64::from(AFTER);
+    Ok(Assembled { bytes, least: each * count as u64 })
+}
+
+/// Executes so many instructions a case more than cases can on an average: so who has counted them knows that all have run.
+fn tail(a: &mut CodeAssembler, count: usize) -> Result<(), IcedError> {
+    const BODY: u32 = 8;
+    a.mov(ecx, u32::try_from(count).unwrap_or_default() * (AFTER / BODY))?;
+    let mut again = a.create_label();
+    a.set_label(&mut again)?;
+    for _ in 2..BODY {
+        a.nop()?;
+    }
+    a.dec(ecx)?;
+    a.jnz(again)
 }
 
 /// Sets memory and registers, and jumps to the case.

@@ -1,1 +1,537 @@
-//! x
+//! Batch after batch of sequences on both builds, until a limit or an interruption.
+//!
+//! A batch rides in lockstep, which compares all that its code does. Where that tells a difference, each build runs the batch by
+//! itself and says what every sequence comes to: so one that differs hides no other. What is found is made short, and its form
+//! is left out of what is generated from then on; the rest of the batch rides again.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use iced_x86::{Code, Decoder, DecoderOptions};
+use lockstep::comparator::Pair;
+use lockstep::report::{Report, Verdict};
+use lockstep::ride::{Driven, ride};
+use qemu::build::{Build, Mode};
+use reduce::case::{Case, MXCSR_FLAGS, Piece};
+use reduce::image::{Image, Setting, Tells, Where};
+use reduce::native::Unnamed;
+use reduce::{elf, native};
+use serde::Serialize;
+
+use crate::features::Features;
+use crate::finding::{self, Finding, Key, Subjects, Wrong, differs};
+use crate::forms::Forms;
+use crate::generator::{Generator, Sequence, forms_of};
+use crate::subject::{self, Came, Subject, line, runs};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Subject(#[from] subject::Error),
+    #[error(transparent)]
+    Ride(#[from] lockstep::ride::Error),
+    #[error("`{folder}` can't be written to: {why}")]
+    Folder { folder: PathBuf, why: std::io::Error },
+    #[error("there is no feature `{0}`; there are: {1}")]
+    Feature(String, String),
+    #[error("these builds leave nothing to generate: they have no feature in common but {0}")]
+    NoForms(String),
+    #[error("both builds have to be qemu-x86_64, or both qemu-system-x86_64: `{0}` is {1}")]
+    Architecture(PathBuf, String),
+}
+
+pub struct Request<'a> {
+    pub builds: Pair<&'a Build>,
+    pub probe: &'a Path,
+    /// Options of QEMU's for both sides, and for one each.
+    pub options: &'a [String],
+    pub extra: Pair<&'a [String]>,
+    pub seed: u64,
+    /// Features that count as had by all.
+    pub features: &'a [String],
+    /// How many sequences a batch has.
+    pub batch: usize,
+    pub batches: Option<u64>,
+    pub time: Option<Duration>,
+    /// Where findings are kept.
+    pub folder: &'a Path,
+    pub interrupts: &'a AtomicU32,
+}
+
+/// What a hunt came to.
+#[derive(Debug, Clone, Serialize)]
+pub struct Hunted {
+    pub seed: u64,
+    pub builds: Pair<Subjected>,
+    pub features: Vec<&'static str>,
+    /// How many forms of instructions there were to choose from.
+    pub forms: usize,
+    pub batches: u64,
+    pub sequences: u64,
+    /// Instructions generated, no sequence twice.
+    pub generated: u64,
+    /// Instructions executed and found equal in lockstep, with those around the sequences.
+    pub compared: u64,
+    pub seconds: f64,
+    pub generated_a_minute: u64,
+    pub ended_by: &'static str,
+    pub findings: Vec<Finding>,
+    /// Batches without a verdict, and why.
+    pub troubles: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Subjected {
+    pub path: String,
+    pub version: String,
+    pub sha256: String,
+    pub options: Vec<String>,
+}
+
+/// How far a hunt is.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    pub batches: u64,
+    pub generated: u64,
+    pub findings: usize,
+}
+
+/// What is told while it goes on.
+pub enum Told<'a> {
+    Progress(Progress),
+    Found(&'a Finding),
+}
+
+struct Hunt<'a> {
+    request: &'a Request<'a>,
+    subjects: Subjects<'a>,
+    setting: Setting,
+    forms: Forms,
+    known: Vec<Key>,
+    hunted: Hunted,
+    /// Whether the last batch had a difference: then the next is looked at without a ride first, which would only say so.
+    suspicious: bool,
+}
+
+/// Why it goes no further.
+enum Stop {
+    Interrupted,
+    Error(Error),
+}
+
+impl<E: Into<Error>> From<E> for Stop {
+    fn from(error: E) -> Self {
+        match error.into() {
+            Error::Subject(subject::Error::Interrupted) => Stop::Interrupted,
+            error => Stop::Error(error),
+        }
+    }
+}
+
+/// Hunts.
+///
+/// # Errors
+/// Where nothing can be run. What was found before stays found, and is kept.
+pub fn hunt(request: &Request, tell: &mut dyn FnMut(Told)) -> Result<Hunted, Error> {
+    let subject = |build, own| Subject { build, options: request.options, own, interrupts: request.interrupts };
+    let subjects = Subjects(Pair {
+        a: subject(request.builds.a, request.extra.a),
+        b: subject(request.builds.b, request.extra.b),
+    });
+    let modes = Pair { a: request.builds.a.mode, b: request.builds.b.mode };
+    if modes.a != modes.b {
+        let emulates = if modes.b == Mode::User { "one for single programs" } else { "one of a whole machine" };
+        return Err(Error::Architecture(request.builds.b.path.clone(), emulates.to_owned()));
+    }
+    std::fs::create_dir_all(request.folder)
+        .map_err(|why| Error::Folder { folder: request.folder.to_owned(), why })?;
+    let began = Instant::now();
+    let features = features(request, subjects)?;
+    let forms = Forms::of(&features);
+    if forms.count() == 0 {
+        return Err(Error::NoForms(features.names().join(", ")));
+    }
+    let subjected = |build: &Build, own: &[String]| Subjected {
+        path: build.path.display().to_string(),
+        version: build.version.clone(),
+        sha256: build.sha256.clone(),
+        options: [request.options, own].concat(),
+    };
+    let mut hunt = Hunt {
+        request,
+        subjects,
+        setting: Setting {
+            runs: runs(modes.a),
+            tells: Tells::Nothing,
+            avx: features.avx(),
+            mxcsr_mask: u32::MAX,
+        },
+        hunted: Hunted {
+            seed: request.seed,
+            builds: Pair {
+                a: subjected(request.builds.a, request.extra.a),
+                b: subjected(request.builds.b, request.extra.b),
+            },
+            features: features.names(),
+            forms: forms.count(),
+            batches: 0,
+            sequences: 0,
+            generated: 0,
+            compared: 0,
+            seconds: 0.0,
+            generated_a_minute: 0,
+            ended_by: "batches",
+            findings: Vec::new(),
+            troubles: Vec::new(),
+        },
+        forms,
+        known: Vec::new(),
+        suspicious: false,
+    };
+    let mut generator = Generator::new(request.seed);
+    let ended_by = loop {
+        if request.batches.is_some_and(|batches| hunt.hunted.batches >= batches) {
+            break "batches";
+        }
+        if request.time.is_some_and(|time| began.elapsed() >= time) {
+            break "time";
+        }
+        if request.interrupts.load(Ordering::Relaxed) > 0 {
+            break "interruption";
+        }
+        let first = hunt.hunted.sequences;
+        let numbers = first..first + request.batch as u64;
+        let batch: Vec<_> = numbers.map(|number| generator.sequence(number, &hunt.forms)).collect();
+        match hunt.batch(&batch, tell) {
+            Ok(()) => {}
+            Err(Stop::Interrupted) => break "interruption",
+            Err(Stop::Error(error)) if hunt.hunted.findings.is_empty() => return Err(error),
+            // What is found stays found.
+            Err(Stop::Error(error)) => {
+                hunt.hunted.troubles.push(error.to_string());
+                break "trouble";
+            }
+        }
+        let hunted = &mut hunt.hunted;
+        hunted.batches += 1;
+        hunted.sequences += batch.len() as u64;
+        hunted.generated += batch.iter().map(|sequence| sequence.instructions as u64).sum::<u64>();
+        let progress = Progress {
+            batches: hunted.batches,
+            generated: hunted.generated,
+            findings: hunted.findings.len(),
+        };
+        tell(Told::Progress(progress));
+    };
+    let mut hunted = hunt.hunted;
+    hunted.ended_by = ended_by;
+    hunted.seconds = began.elapsed().as_secs_f64();
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a rate")]
+    {
+        hunted.generated_a_minute = (hunted.generated as f64 / hunted.seconds.max(0.001) * 60.0) as u64;
+    }
+    Ok(hunted)
+}
+
+/// What both builds and this processor have, and what is asked for.
+fn features(request: &Request, subjects: Subjects) -> Result<Features, Error> {
+    let setting = Setting { runs: Where::Linux, tells: Tells::Ends, avx: false, mxcsr_mask: u32::MAX };
+    let asking = Features::asking();
+    let image = Image::new(setting, &asking).map_err(subject::Error::from)?;
+    let here = native::run(&elf::program(&image));
+    let told = |came: &[Came]| {
+        let states: Vec<_> = came.iter().filter_map(Came::end).map(|end| end.state).collect();
+        Features::told(&states)
+    };
+    let mut features = told(&subjects.0.a.run(setting, &asking)?);
+    features.keep(&told(&subjects.0.b.run(setting, &asking)?));
+    if let Ok(here) = here {
+        let size = here.said.len() / asking.len();
+        let came: Vec<_> = here.said.chunks(size.max(1)).map(|bytes| Came::To(bytes.to_vec())).collect();
+        features.keep(&told(&came));
+    }
+    for name in request.features {
+        if !features.add(name) {
+            return Err(Error::Feature(name.clone(), crate::features::names().join(", ")));
+        }
+    }
+    Ok(features)
+}
+
+impl Hunt<'_> {
+    /// One batch, to the end.
+    fn batch(&mut self, batch: &[Sequence], tell: &mut dyn FnMut(Told)) -> Result<(), Stop> {
+        let mut left: Vec<&Sequence> = batch.iter().collect();
+        let mut looked_at = false;
+        if self.suspicious {
+            self.suspicious = self.sift(&mut left, tell)?;
+            looked_at = true;
+        }
+        while !left.is_empty() {
+            let cases: Vec<_> = left.iter().map(|sequence| sequence.case.clone()).collect();
+            let (report, image) = self.ride(&cases)?;
+            match report.verdict {
+                Verdict::Same if report.compared.instructions >= image.least => {
+                    self.hunted.compared += report.compared.instructions;
+                    return Ok(());
+                }
+                // On both sides something ended it.
+                Verdict::Same => self.dying(&mut left)?,
+                _ if self.request.interrupts.load(Ordering::Relaxed) > 0 => return Err(Stop::Interrupted),
+                _ if !looked_at => {
+                    looked_at = true;
+                    if self.sift(&mut left, tell)? {
+                        self.suspicious = true;
+                    } else {
+                        self.only_in_lockstep(&report, &image, &mut left, tell)?;
+                    }
+                }
+                Verdict::Different => self.only_in_lockstep(&report, &image, &mut left, tell)?,
+                Verdict::Trouble => {
+                    self.hunted.troubles.push(format!("batch {}: {}", self.hunted.batches, report.summary));
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes those sequences out that end their guest on both builds, which none should.
+    fn dying(&mut self, left: &mut Vec<&Sequence>) -> Result<(), Stop> {
+        let cases: Vec<_> = left.iter().map(|sequence| sequence.case.clone()).collect();
+        let setting = Setting { tells: Tells::Numbers, ..self.setting };
+        let came = self.subjects.run(setting, &cases)?;
+        let before = left.len();
+        let mut came = came.into_iter();
+        let troubles = &mut self.hunted.troubles;
+        left.retain(|sequence| {
+            let Some(Pair { a: Came::Died(a), b: Came::Died(b) }) = came.next() else { return true };
+            troubles.push(format!("sequence {} dies on A ({a}) and on B ({b})", sequence.number));
+            false
+        });
+        if left.len() == before {
+            troubles.push(format!("batch {}: in lockstep it did not come to its end", self.hunted.batches));
+            left.clear();
+        }
+        Ok(())
+    }
+
+    fn ride(&self, cases: &[Case]) -> Result<(Report, Image), Stop> {
+        let setting = Setting { tells: Tells::Nothing, ..self.setting };
+        let image = Image::new(setting, cases).map_err(subject::Error::from)?;
+        let program = Unnamed::holding(&subject::file(&image)?).map_err(subject::Error::from)?;
+        let mode = self.request.builds.a.mode;
+        let arguments = line(mode, self.request.options, program.path());
+        let request = lockstep::ride::Request {
+            builds: self.request.builds,
+            probe: self.request.probe,
+            arguments: Some(&arguments),
+            extra: self.request.extra,
+            driven: Driven::Live,
+            depth: None,
+            loads: true,
+            explain: false,
+            blocks: BLOCKS,
+            symbols: None,
+            interrupts: self.request.interrupts,
+        };
+        Ok((ride(request, &mut |_| {})?, image))
+    }
+
+    /// Takes those sequences out of `left` whose ends differ, and makes findings of them. Whether there were any.
+    fn sift(&mut self, left: &mut Vec<&Sequence>, tell: &mut dyn FnMut(Told)) -> Result<bool, Stop> {
+        let cases: Vec<_> = left.iter().map(|sequence| sequence.case.clone()).collect();
+        let said = self.subjects.differ(self.setting, &cases)?;
+        let mut open: Vec<(&Sequence, Case)> = Vec::new();
+        let mut said = said.into_iter();
+        left.retain(|sequence| {
+            let differs = said.next() == Some(true);
+            if differs {
+                open.push((sequence, sequence.case.clone()));
+            }
+            !differs
+        });
+        let any = !open.is_empty();
+        open.reverse();
+        while let Some((sequence, case)) = open.pop() {
+            if self.request.interrupts.load(Ordering::Relaxed) > 0 {
+                return Err(Stop::Interrupted);
+            }
+            let Some(reduced) = self.subjects.reduce(self.setting, &case)? else {
+                self.hunted.troubles.push(format!(
+                    "sequence {}: the builds differ in what it comes to, but not each time that they do it",
+                    sequence.number
+                ));
+                continue;
+            };
+            let key = finding::key(&reduced);
+            if let Some(known) = self.hunted.findings.iter_mut().find(|finding| finding.key == key) {
+                known.times += 1;
+            } else {
+                self.found(sequence, &reduced, key, tell)?;
+            }
+            // Of those that have this in them too some have nothing else.
+            let number = self.hunted.findings.iter().position(|finding| finding.key == key);
+            for (_, case) in &mut open {
+                if let Key::Form(form) = key {
+                    case.pieces.retain(|piece| !forms_of(std::slice::from_ref(piece)).contains(&form));
+                }
+            }
+            let cases: Vec<_> = open.iter().map(|(_, case)| case.clone()).collect();
+            let mut still = self.subjects.differ(self.setting, &cases)?.into_iter();
+            let before = open.len();
+            open.retain(|_| still.next() == Some(true));
+            if let Some(number) = number {
+                self.hunted.findings[number].times += (before - open.len()) as u64;
+            }
+        }
+        Ok(any)
+    }
+
+    fn found(
+        &mut self,
+        sequence: &Sequence,
+        reduced: &finding::Reduced,
+        key: Key,
+        tell: &mut dyn FnMut(Told),
+    ) -> Result<(), Stop> {
+        let real = finding::real(self.setting, &reduced.case)?;
+        let ends = Pair { a: reduced.ends.a.end(), b: reduced.ends.b.end() };
+        let differing = match (&ends.a, &ends.b) {
+            (Some(a), Some(b)) => finding::unequal(a, b, real.as_ref()),
+            _ => Vec::new(),
+        };
+        let (report, _) = self.ride(std::slice::from_ref(&reduced.case))?;
+        let code = finding::texts(&reduced.case.pieces);
+        let mut found = Finding {
+            sequence: sequence.number,
+            instruction: reduced.guilty.1.clone(),
+            instructions: code.len(),
+            code,
+            wrong: finding::wrong(&reduced.ends, real.as_ref()),
+            differs: differing,
+            ended: finding::ended(&reduced.ends),
+            lockstep: verdict_line(&report),
+            times: 1,
+            folder: PathBuf::new(),
+            key,
+        };
+        let name = match key {
+            Key::Exceptions(_) => "mxcsr".to_owned(),
+            Key::Form(form) | Key::OnTheWay(form) => format!("{form:?}").to_lowercase(),
+        };
+        found.folder = self.request.folder.join(format!("{}-{name}", sequence.number));
+        // Where the real processor says nothing, one of the builds is asked whether it does the same again.
+        let expected = real.or(ends.b).or(ends.a);
+        let (whole, runs) = (&sequence.case, self.setting.runs);
+        finding::keep(&found.folder, self.setting, &found, (whole, &reduced.case), expected.as_ref(), runs)?;
+        self.leave_out(key);
+        tell(Told::Found(&found));
+        self.hunted.findings.push(found);
+        Ok(())
+    }
+
+    /// What is known is not to be met again.
+    fn leave_out(&mut self, key: Key) {
+        self.known.push(key);
+        match key {
+            Key::Form(form) | Key::OnTheWay(form) => self.forms.leave_out(form),
+            Key::Exceptions(flags) => self.setting.mxcsr_mask &= !(flags & MXCSR_FLAGS),
+        }
+    }
+
+    /// A difference that lockstep tells, and that does not show in what any sequence comes to.
+    fn only_in_lockstep(
+        &mut self,
+        report: &Report,
+        image: &Image,
+        left: &mut Vec<&Sequence>,
+        tell: &mut dyn FnMut(Told),
+    ) -> Result<(), Stop> {
+        let trouble = |hunt: &mut Self| {
+            hunt.hunted.troubles.push(format!("batch {}: {}", hunt.hunted.batches, report.summary));
+        };
+        let Some(number) = case_of(report, image).filter(|_| report.verdict == Verdict::Different) else {
+            trouble(self);
+            left.clear();
+            return Ok(());
+        };
+        let sequence = left.remove(number);
+        let alone = |hunt: &Self, case: &Case| -> Result<bool, Stop> {
+            Ok(hunt.ride(std::slice::from_ref(case))?.0.verdict == Verdict::Different)
+        };
+        if !alone(self, &sequence.case)? {
+            trouble(self);
+            return Ok(());
+        }
+        let with = |pieces: &[Piece]| Case { pieces: pieces.to_vec(), ..sequence.case.clone() };
+        let pieces = reduce::delta::shortest(&sequence.case.pieces, |candidates| {
+            let fit = |pieces: &[Piece]| reduce::flags::undefined(pieces).is_ok();
+            candidates.iter().map(|pieces| Ok(fit(pieces) && alone(self, &with(pieces))?)).collect::<Result<_, Stop>>()
+        })?;
+        let case = with(&pieces);
+        let (report, image) = self.ride(std::slice::from_ref(&case))?;
+        let Some(guilty) = guilty(&report, &image) else {
+            trouble(self);
+            return Ok(());
+        };
+        let ends = Setting { tells: Tells::Ends, ..self.setting };
+        let Some(ends) = self.subjects.run(ends, std::slice::from_ref(&case))?.pop() else { return Ok(()) };
+        let key = Key::OnTheWay(guilty.0);
+        if let Some(known) = self.hunted.findings.iter_mut().find(|finding| finding.key == key) {
+            known.times += 1;
+            return Ok(());
+        }
+        let reduced = finding::Reduced { case, ends, guilty };
+        debug_assert!(!differs(&reduced.ends));
+        self.found(sequence, &reduced, key, tell)?;
+        if let Some(last) = self.hunted.findings.last_mut() {
+            last.wrong = Wrong::Undetermined;
+        }
+        Ok(())
+    }
+}
+
+/// How many of the last blocks are told: enough for those behind a sequence, which make a number of what it came to.
+const BLOCKS: usize = 16;
+
+fn verdict_line(report: &Report) -> String {
+    let verdict = match report.verdict {
+        Verdict::Same => "the same",
+        Verdict::Different => "DIFFERENT",
+        Verdict::Trouble => "no verdict",
+    };
+    format!("{verdict}: {}", report.summary)
+}
+
+fn number(text: &str) -> Option<u64> {
+    u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
+}
+
+/// The case that a divergence is in: its instruction's, or that of the last block before.
+fn case_of(report: &Report, image: &Image) -> Option<usize> {
+    let divergence = report.divergence.as_ref()?;
+    let own = divergence.pc.a.as_deref().and_then(number).and_then(|pc| image.case_at(pc));
+    own.or_else(|| {
+        let lines = divergence.previous.a.iter().rev().flat_map(|block| block.instructions.iter().rev());
+        lines.filter_map(|line| image.case_at(number(&line.pc)?)).next()
+    })
+}
+
+/// The instruction that a divergence names, where it is one of a case's.
+fn guilty(report: &Report, image: &Image) -> Option<(Code, String)> {
+    let divergence = report.divergence.as_ref()?;
+    let pc = number(divergence.pc.a.as_deref()?)?;
+    image.case_at(pc)?;
+    let at = usize::try_from(pc - reduce::image::CODE).ok()?;
+    let mut decoder = Decoder::new(64, image.bytes.get(at..)?, DecoderOptions::NONE);
+    Some((decoder.decode().code(), divergence.instruction.a.clone()?))
+}
+
+/// Which forms are in a batch.
+#[must_use]
+pub fn forms_in(batch: &[Sequence]) -> HashSet<Code> {
+    batch.iter().flat_map(|sequence| forms_of(&sequence.case.pieces)).collect()
+}
