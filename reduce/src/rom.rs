@@ -1,11 +1,11 @@
 //! A PC's firmware that is nothing but the image, and what it takes to come to it.
 //!
 //! The processor starts 16 bytes below 4 GiB, where the last 64 KiB of a firmware end. From there it goes to protected mode,
-//! copies the image to where it belongs, maps the first GiB as it is, and goes to long mode.
+//! copies the image to where it belongs, maps the first GiB as it is (and itself), and goes to long mode.
 
 use iced_x86::IcedError;
 use iced_x86::code_asm::{
-    CodeAssembler, ax, cr0, cr3, cr4, ds, dword_ptr, eax, ecx, edi, edx, es, esi, fs, gs, ss,
+    CodeAssembler, cr0, cr3, cr4, ds, dword_ptr, eax, ecx, edi, edx, es, esi, fs, gs, ss,
 };
 
 use crate::image::{CODE, Image};
@@ -80,9 +80,11 @@ fn protected(image: &Image, base: u32, length: usize) -> Result<Vec<u8>, IcedErr
     a.mov(edi, u32::try_from(CODE).unwrap_or_default())?;
     a.mov(ecx, u32::try_from(length / 4).unwrap_or_default())?;
     a.rep().movsd()?;
-    // 512 pages of 2 MiB, as they are.
+    // 512 pages of 2 MiB, as they are, and the last below 4 GiB, in which this code is.
     a.mov(dword_ptr(PAGES), PAGES + 0x1003)?;
     a.mov(dword_ptr(PAGES + 0x1000), PAGES + 0x2003)?;
+    a.mov(dword_ptr(PAGES + 0x1018), PAGES + 0x3003)?;
+    a.mov(dword_ptr(PAGES + 0x3ff8), 0xffe0_0083_u32)?;
     a.mov(edi, PAGES + 0x2000)?;
     a.mov(eax, 0x83)?;
     a.mov(ecx, 512)?;
@@ -119,6 +121,5 @@ fn protected(image: &Image, base: u32, length: usize) -> Result<Vec<u8>, IcedErr
     a.db(&[0xea])?;
     a.dd(&[u32::try_from(CODE).unwrap_or_default()])?;
     a.dw(&[CODE64])?;
-    let _ = ax;
     a.assemble(u64::from(LAST))
 }

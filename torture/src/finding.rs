@@ -137,6 +137,9 @@ pub fn texts(pieces: &[Piece]) -> Vec<String> {
     single(pieces).iter().map(|piece| told(piece).1).collect()
 }
 
+/// What is looked for in what a case came to on both.
+pub type Shows = fn(&Pair<Came>) -> bool;
+
 /// Both builds.
 #[derive(Clone, Copy)]
 pub struct Subjects<'a>(pub Pair<Subject<'a>>);
@@ -154,35 +157,35 @@ impl Subjects<'_> {
         Ok(a.into_iter().zip(b).map(|(a, b)| Pair { a, b }).collect())
     }
 
-    /// Whether they differ on each of `cases`. On one that acts on what is undefined they may.
+    /// Of which of `cases` `shows` holds, as of their differing. Of one that acts on what is undefined nothing does.
     ///
     /// # Errors
     /// As [`Subjects::run`].
-    pub fn differ(&self, setting: Setting, cases: &[Case]) -> Result<Vec<bool>, Error> {
+    pub fn show(&self, setting: Setting, cases: &[Case], shows: Shows) -> Result<Vec<bool>, Error> {
         let setting = Setting { tells: Tells::Numbers, ..setting };
         let fit: Vec<_> = cases.iter().map(|case| flags::undefined(&case.pieces).is_ok()).collect();
         let chosen: Vec<_> = cases.iter().zip(&fit).filter(|(_, fit)| **fit).map(|(case, _)| case.clone()).collect();
         let mut came = self.run(setting, &chosen)?.into_iter();
-        let differs = |fit: &bool| *fit && came.next().is_some_and(|came| differs(&came));
-        Ok(fit.iter().map(differs).collect())
+        let shows = |fit: &bool| *fit && came.next().is_some_and(|came| shows(&came));
+        Ok(fit.iter().map(shows).collect())
     }
 
-    /// Makes a case on which they differ short.
+    /// Makes a case on which `shows` holds short.
     ///
     /// # Errors
     /// As [`Subjects::run`].
-    pub fn reduce(&self, setting: Setting, case: &Case) -> Result<Option<Reduced>, Error> {
+    pub fn reduce(&self, setting: Setting, case: &Case, shows: Shows) -> Result<Option<Reduced>, Error> {
         let with = |pieces: &[Piece]| Case { pieces: pieces.to_vec(), ..case.clone() };
         let pieces = delta::shortest(&case.pieces, |candidates| {
             let cases: Vec<_> = candidates.iter().map(|pieces| with(pieces)).collect();
-            self.differ(setting, &cases)
+            self.show(setting, &cases, shows)
         })?;
         // Of a piece's instructions each may be needed by the next.
         let mut case = with(&pieces);
         let simpler = simpler(&case);
         let kept = delta::shortest(&(0..simpler.len()).collect::<Vec<_>>(), |candidates| {
             let cases: Vec<_> = candidates.iter().map(|kept| without(&case, &simpler, kept)).collect();
-            self.differ(setting, &cases)
+            self.show(setting, &cases, shows)
         })?;
         case = without(&case, &simpler, &kept);
         let tells = Setting { tells: Tells::Ends, ..setting };
@@ -194,7 +197,7 @@ impl Subjects<'_> {
             return Ok(None);
         }
         let came = self.run(tells, &prefixes)?;
-        let Some(first) = came.iter().position(differs) else { return Ok(None) };
+        let Some(first) = came.iter().position(shows) else { return Ok(None) };
         let Some(ends) = came.into_iter().next_back() else { return Ok(None) };
         Ok(Some(Reduced { guilty: told(&instructions[first]), case, ends }))
     }
@@ -204,9 +207,15 @@ impl Subjects<'_> {
 pub fn differs(came: &Pair<Came>) -> bool {
     match (&came.a, &came.b) {
         // How one dies is told by each build's own words.
-        (Came::Died(_), Came::Died(_)) => false,
+        (Came::Died(_) | Came::Hung, Came::Died(_) | Came::Hung) => false,
         (a, b) => a != b,
     }
+}
+
+/// Whether both end in it, which is no difference between them.
+#[must_use]
+pub fn both_die(came: &Pair<Came>) -> bool {
+    !matches!(came.a, Came::To(_)) && !matches!(came.b, Came::To(_))
 }
 
 fn with_start(case: &Case, pieces: &[Piece]) -> Case {

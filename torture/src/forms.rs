@@ -36,9 +36,17 @@ fn is_left_out(mnemonic: Mnemonic) -> bool {
     )
 }
 
-/// Left out by form: undefined with 16 bits, or otherwise by maker.
-const LEFT_OUT: [Code; 5] =
-    [Code::Bswap_r16, Code::Movsxd_r16_rm16, Code::Shld_rm16_r16_CL, Code::Shrd_rm16_r16_CL, Code::Pushd_imm32];
+/// Left out by form: undefined with 16 bits, or otherwise by maker; and what no manual has.
+const LEFT_OUT: [Code; 8] = [
+    Code::Bswap_r16,
+    Code::Movsxd_r16_rm16,
+    Code::Shld_rm16_r16_CL,
+    Code::Shrd_rm16_r16_CL,
+    Code::Test_rm8_imm8_F6r1,
+    Code::Test_rm16_imm16_F7r1,
+    Code::Test_rm32_imm32_F7r1,
+    Code::Test_rm64_imm32_F7r1,
+];
 
 fn is_supported(kind: OpCodeOperandKind) -> bool {
     use OpCodeOperandKind as K;

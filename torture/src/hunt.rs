@@ -21,7 +21,7 @@ use reduce::{elf, native};
 use serde::Serialize;
 
 use crate::features::Features;
-use crate::finding::{self, Finding, Key, Subjects, Wrong, differs};
+use crate::finding::{self, Finding, Key, Shows, Subjects, Wrong, both_die, differs};
 use crate::forms::Forms;
 use crate::generator::{Generator, Sequence, forms_of};
 use crate::subject::{self, Came, Subject, line, runs};
@@ -78,6 +78,8 @@ pub struct Hunted {
     pub generated_a_minute: u64,
     pub ended_by: &'static str,
     pub findings: Vec<Finding>,
+    /// Forms that end the guest on both builds, and were generated no more.
+    pub left_out: Vec<String>,
     /// Batches without a verdict, and why.
     pub troubles: Vec<String>,
 }
@@ -184,6 +186,7 @@ pub fn hunt(request: &Request, tell: &mut dyn FnMut(Told)) -> Result<Hunted, Err
             generated_a_minute: 0,
             ended_by: "batches",
             findings: Vec::new(),
+            left_out: Vec::new(),
             troubles: Vec::new(),
         },
         forms,
@@ -298,24 +301,55 @@ impl Hunt<'_> {
         Ok(())
     }
 
-    /// Takes those sequences out that end their guest on both builds, which none should.
+    /// Takes those sequences out that end their guest on both builds, and finds out in which forms they do.
     fn dying(&mut self, left: &mut Vec<&Sequence>) -> Result<(), Stop> {
-        let cases: Vec<_> = left.iter().map(|sequence| sequence.case.clone()).collect();
-        let setting = Setting { tells: Tells::Numbers, ..self.setting };
-        let came = self.subjects.run(setting, &cases)?;
-        let before = left.len();
-        let mut came = came.into_iter();
-        let troubles = &mut self.hunted.troubles;
-        left.retain(|sequence| {
-            let Some(Pair { a: Came::Died(a), b: Came::Died(b) }) = came.next() else { return true };
-            troubles.push(format!("sequence {} dies on A ({a}) and on B ({b})", sequence.number));
-            false
-        });
-        if left.len() == before {
-            troubles.push(format!("batch {}: in lockstep it did not come to its end", self.hunted.batches));
+        let mut open = self.taken(left, both_die)?;
+        if open.is_empty() {
+            let batch = self.hunted.batches;
+            self.hunted.troubles.push(format!("batch {batch}: in lockstep it did not come to its end"));
             left.clear();
         }
+        while let Some((sequence, case)) = open.pop() {
+            let number = sequence.number;
+            let Some(reduced) = self.subjects.reduce(self.setting, &case, both_die)? else {
+                self.hunted.troubles.push(format!("sequence {number} ends both guests, and not each time"));
+                continue;
+            };
+            let (form, text) = reduced.guilty;
+            self.hunted.left_out.push(format!("{text} (in sequence {number})"));
+            self.forms.leave_out(form);
+            self.explained(&mut open, form, both_die)?;
+        }
         Ok(())
+    }
+
+    /// Takes out of `left` those sequences of which `shows` holds.
+    fn taken<'s>(&self, left: &mut Vec<&'s Sequence>, shows: Shows) -> Result<Vec<(&'s Sequence, Case)>, Stop> {
+        let cases: Vec<_> = left.iter().map(|sequence| sequence.case.clone()).collect();
+        let mut said = self.subjects.show(self.setting, &cases, shows)?.into_iter();
+        let mut open = Vec::new();
+        left.retain(|sequence| {
+            let taken = said.next() == Some(true);
+            if taken {
+                open.push((*sequence, sequence.case.clone()));
+            }
+            !taken
+        });
+        open.reverse();
+        Ok(open)
+    }
+
+    /// Takes `form` out of all of `open`, and those out of which `shows` no longer holds; gives back how many.
+    fn explained(&self, open: &mut Vec<(&Sequence, Case)>, form: Code, shows: Shows) -> Result<usize, Stop> {
+        let has = |piece: &Piece| forms_of(std::slice::from_ref(piece)).contains(&form);
+        for (_, case) in &mut *open {
+            case.pieces.retain(|piece| !has(piece));
+        }
+        let cases: Vec<_> = open.iter().map(|(_, case)| case.clone()).collect();
+        let mut still = self.subjects.show(self.setting, &cases, shows)?.into_iter();
+        let before = open.len();
+        open.retain(|_| still.next() == Some(true));
+        Ok(before - open.len())
     }
 
     fn ride(&self, cases: &[Case]) -> Result<(Report, Image), Stop> {
@@ -342,24 +376,13 @@ impl Hunt<'_> {
 
     /// Takes those sequences out of `left` whose ends differ, and makes findings of them. Whether there were any.
     fn sift(&mut self, left: &mut Vec<&Sequence>, tell: &mut dyn FnMut(Told)) -> Result<bool, Stop> {
-        let cases: Vec<_> = left.iter().map(|sequence| sequence.case.clone()).collect();
-        let said = self.subjects.differ(self.setting, &cases)?;
-        let mut open: Vec<(&Sequence, Case)> = Vec::new();
-        let mut said = said.into_iter();
-        left.retain(|sequence| {
-            let differs = said.next() == Some(true);
-            if differs {
-                open.push((sequence, sequence.case.clone()));
-            }
-            !differs
-        });
+        let mut open = self.taken(left, differs)?;
         let any = !open.is_empty();
-        open.reverse();
         while let Some((sequence, case)) = open.pop() {
             if self.request.interrupts.load(Ordering::Relaxed) > 0 {
                 return Err(Stop::Interrupted);
             }
-            let Some(reduced) = self.subjects.reduce(self.setting, &case)? else {
+            let Some(reduced) = self.subjects.reduce(self.setting, &case, differs)? else {
                 self.hunted.troubles.push(format!(
                     "sequence {}: the builds differ in what it comes to, but not each time that they do it",
                     sequence.number
@@ -373,18 +396,18 @@ impl Hunt<'_> {
                 self.found(sequence, &reduced, key, tell)?;
             }
             // Of those that have this in them too some have nothing else.
-            let number = self.hunted.findings.iter().position(|finding| finding.key == key);
-            for (_, case) in &mut open {
-                if let Key::Form(form) = key {
-                    case.pieces.retain(|piece| !forms_of(std::slice::from_ref(piece)).contains(&form));
+            let explained = match key {
+                Key::Form(form) | Key::OnTheWay(form) => self.explained(&mut open, form, differs)?,
+                Key::Exceptions(_) => {
+                    let before = open.len();
+                    let cases: Vec<_> = open.iter().map(|(_, case)| case.clone()).collect();
+                    let mut still = self.subjects.show(self.setting, &cases, differs)?.into_iter();
+                    open.retain(|_| still.next() == Some(true));
+                    before - open.len()
                 }
-            }
-            let cases: Vec<_> = open.iter().map(|(_, case)| case.clone()).collect();
-            let mut still = self.subjects.differ(self.setting, &cases)?.into_iter();
-            let before = open.len();
-            open.retain(|_| still.next() == Some(true));
-            if let Some(number) = number {
-                self.hunted.findings[number].times += (before - open.len()) as u64;
+            };
+            if let Some(finding) = self.hunted.findings.iter_mut().find(|finding| finding.key == key) {
+                finding.times += explained as u64;
             }
         }
         Ok(any)
