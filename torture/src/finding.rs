@@ -188,18 +188,24 @@ impl Subjects<'_> {
             self.show(setting, &cases, shows)
         })?;
         case = without(&case, &simpler, &kept);
+        self.first_part(setting, &case, shows)
+    }
+
+    /// The shortest part from its beginning of which `shows` holds, and its last instruction.
+    ///
+    /// # Errors
+    /// As [`Subjects::run`].
+    pub fn first_part(&self, setting: Setting, case: &Case, shows: Shows) -> Result<Option<Reduced>, Error> {
         let tells = Setting { tells: Tells::Ends, ..setting };
         let instructions = single(&case.pieces);
-        let prefixes: Vec<_> =
-            (1..=instructions.len()).map(|count| with_start(&case, &instructions[..count])).collect();
-        let fit: Vec<_> = prefixes.iter().map(|case| flags::undefined(&case.pieces).is_ok()).collect();
-        if fit.contains(&false) {
-            return Ok(None);
-        }
-        let came = self.run(tells, &prefixes)?;
+        let parts = (1..=instructions.len())
+            .map(|count| Case { pieces: instructions[..count].to_vec(), ..case.clone() });
+        let mut parts: Vec<_> = parts.filter(|part| flags::undefined(&part.pieces).is_ok()).collect();
+        let mut came = self.run(tells, &parts)?;
         let Some(first) = came.iter().position(shows) else { return Ok(None) };
-        let Some(ends) = came.into_iter().next_back() else { return Ok(None) };
-        Ok(Some(Reduced { guilty: told(&instructions[first]), case, ends }))
+        let (case, ends) = (parts.swap_remove(first), came.swap_remove(first));
+        let guilty = case.pieces.last().map(told).unwrap_or_default();
+        Ok(Some(Reduced { case, ends, guilty }))
     }
 }
 
@@ -216,10 +222,6 @@ pub fn differs(came: &Pair<Came>) -> bool {
 #[must_use]
 pub fn both_die(came: &Pair<Came>) -> bool {
     !matches!(came.a, Came::To(_)) && !matches!(came.b, Came::To(_))
-}
-
-fn with_start(case: &Case, pieces: &[Piece]) -> Case {
-    Case { pieces: pieces.to_vec(), ..case.clone() }
 }
 
 /// What of a start can be made simpler.

@@ -21,7 +21,7 @@ use reduce::{elf, native};
 use serde::Serialize;
 
 use crate::features::Features;
-use crate::finding::{self, Finding, Key, Shows, Subjects, Wrong, both_die, differs};
+use crate::finding::{self, Finding, Key, Shows, Subjects, both_die, differs};
 use crate::forms::Forms;
 use crate::generator::{Generator, Sequence, forms_of};
 use crate::subject::{self, Came, Subject, line, runs};
@@ -270,6 +270,7 @@ impl Hunt<'_> {
         let mut looked_at = false;
         if self.suspicious {
             self.suspicious = self.sift(&mut left, tell)?;
+            self.without_known(&mut left);
             looked_at = true;
         }
         while !left.is_empty() {
@@ -287,6 +288,7 @@ impl Hunt<'_> {
                     looked_at = true;
                     if self.sift(&mut left, tell)? {
                         self.suspicious = true;
+                        self.without_known(&mut left);
                     } else {
                         self.only_in_lockstep(&report, &image, &mut left, tell)?;
                     }
@@ -321,6 +323,12 @@ impl Hunt<'_> {
             self.explained(&mut open, form, both_die)?;
         }
         Ok(())
+    }
+
+    /// Takes out of `left` what has a form that is known to be wrong: that may show on the way, and be made good again.
+    fn without_known(&self, left: &mut Vec<&Sequence>) {
+        let known = |form: &Code| self.known.contains(&Key::Form(*form));
+        left.retain(|sequence| !forms_of(&sequence.case.pieces).iter().any(known));
     }
 
     /// Takes out of `left` those sequences of which `shows` holds.
@@ -365,7 +373,7 @@ impl Hunt<'_> {
             extra: self.request.extra,
             driven: Driven::Live,
             depth: None,
-            loads: true,
+            loads: false,
             explain: false,
             blocks: BLOCKS,
             symbols: None,
@@ -482,6 +490,12 @@ impl Hunt<'_> {
             return Ok(());
         };
         let sequence = left.remove(number);
+        if let Some((form, _)) = guilty(report, image)
+            && let Some(known) = self.hunted.findings.iter_mut().find(|known| known.key == Key::Form(form))
+        {
+            known.times += 1;
+            return Ok(());
+        }
         let alone = |hunt: &Self, case: &Case| -> Result<bool, Stop> {
             Ok(hunt.ride(std::slice::from_ref(case))?.0.verdict == Verdict::Different)
         };
@@ -494,6 +508,15 @@ impl Hunt<'_> {
             let fit = |pieces: &[Piece]| reduce::flags::undefined(pieces).is_ok();
             candidates.iter().map(|pieces| Ok(fit(pieces) && alone(self, &with(pieces))?)).collect::<Result<_, Stop>>()
         })?;
+        // Up to some place in it the ends may differ, which can be checked on the real processor.
+        if let Some(reduced) = self.subjects.first_part(self.setting, &with(&pieces), differs)? {
+            let key = finding::key(&reduced);
+            match self.hunted.findings.iter_mut().find(|finding| finding.key == key) {
+                Some(known) => known.times += 1,
+                None => self.found(sequence, &reduced, key, tell)?,
+            }
+            return Ok(());
+        }
         let case = with(&pieces);
         let (report, image) = self.ride(std::slice::from_ref(&case))?;
         let Some(guilty) = guilty(&report, &image) else {
@@ -503,15 +526,9 @@ impl Hunt<'_> {
         let ends = Setting { tells: Tells::Ends, ..self.setting };
         let Some(ends) = self.subjects.run(ends, std::slice::from_ref(&case))?.pop() else { return Ok(()) };
         let key = Key::OnTheWay(guilty.0);
-        if let Some(known) = self.hunted.findings.iter_mut().find(|finding| finding.key == key) {
-            known.times += 1;
-            return Ok(());
-        }
-        let reduced = finding::Reduced { case, ends, guilty };
-        debug_assert!(!differs(&reduced.ends));
-        self.found(sequence, &reduced, key, tell)?;
-        if let Some(last) = self.hunted.findings.last_mut() {
-            last.wrong = Wrong::Undetermined;
+        match self.hunted.findings.iter_mut().find(|finding| finding.key == key) {
+            Some(known) => known.times += 1,
+            None => self.found(sequence, &finding::Reduced { case, ends, guilty }, key, tell)?,
         }
         Ok(())
     }
