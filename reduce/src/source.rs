@@ -47,8 +47,8 @@ pub fn program(image: &Image, case: &Case, expected: &End, mask: u64, heading: &
     let region = (REGION & 0xfff, REGION_SIZE);
     let _ = writeln!(
         text,
-        "    .section .written, \"aw\", @nobits\n    .zero {:#x}\nregion:                 # at {REGION:#x}, across two pages\n    \
-         .zero {:#x}\ndump:\n    .zero {:#x}\ntarget:\n    .quad 0\nword:\n    .quad 0\n    .zero 0x1000\nown_stack:\n",
+        "    .section .written, \"aw\", @nobits\n    .zero {:#x}\nregion:                 # at {REGION:#x}, across the end of a page\n    \
+         .zero {:#x}\ndump:\n    .zero {:#x}\nword:\n    .quad 0\n    .zero 0x1000\nown_stack:\n",
         region.0,
         region.1,
         END_SIZE - REGION_SIZE

@@ -137,6 +137,16 @@ impl<E: Into<Error>> From<E> for Stop {
 /// # Errors
 /// Where nothing can be run. What was found before stays found, and is kept.
 pub fn hunt(request: &Request, tell: &mut dyn FnMut(Told)) -> Result<Hunted, Error> {
+    // Whether it can be written to is not found out when something is to be kept.
+    std::fs::create_dir_all(request.folder)
+        .map_err(|why| Error::Folder { folder: request.folder.to_owned(), why })?;
+    let hunted = run(request, tell);
+    // It stays only with something in it.
+    let _ = std::fs::remove_dir(request.folder);
+    hunted
+}
+
+fn run(request: &Request, tell: &mut dyn FnMut(Told)) -> Result<Hunted, Error> {
     let subject = |build, own| Subject { build, options: request.options, own, interrupts: request.interrupts };
     let subjects = Subjects(Pair {
         a: subject(request.builds.a, request.extra.a),
@@ -147,8 +157,6 @@ pub fn hunt(request: &Request, tell: &mut dyn FnMut(Told)) -> Result<Hunted, Err
         let emulates = if modes.b == Mode::User { "one for single programs" } else { "one of a whole machine" };
         return Err(Error::Architecture(request.builds.b.path.clone(), emulates.to_owned()));
     }
-    std::fs::create_dir_all(request.folder)
-        .map_err(|why| Error::Folder { folder: request.folder.to_owned(), why })?;
     let began = Instant::now();
     let features = features(request, subjects)?;
     let forms = Forms::of(&features);

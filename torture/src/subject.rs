@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::path::Path;
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -150,7 +151,11 @@ impl Subject<'_> {
         let mut console = tempfile::tempfile()?;
         let mut arguments = line(self.build.mode, self.options, program.path());
         match self.build.mode {
-            Mode::User => drop(arguments.splice(0..0, self.own.iter().cloned())),
+            Mode::User => {
+                // Before the program: the last of an option counts.
+                let program = arguments.len() - 1;
+                drop(arguments.splice(program..program, self.own.iter().cloned()));
+            }
             Mode::System => {
                 arguments.extend_from_slice(self.own);
                 let console = ["-chardev", "stdio,id=told", "-device", "isa-debugcon,iobase=0x402,chardev=told"];
@@ -172,7 +177,7 @@ impl Subject<'_> {
         let (mut moved, mut length) = (Instant::now(), 0);
         let ending = loop {
             if let Some(status) = run.ended(PAUSE) {
-                break Some(describe(status) + &run.last_words());
+                break Some(ending(self.build.mode, status) + &run.last_words());
             }
             if self.interrupts.load(Ordering::Relaxed) > 0 {
                 return Err(Error::Interrupted);
@@ -190,6 +195,14 @@ impl Subject<'_> {
         console.rewind()?;
         console.read_to_end(&mut said)?;
         Ok((said, ending))
+    }
+}
+
+/// How it ended, in words.
+fn ending(mode: Mode, status: ExitStatus) -> String {
+    match mode {
+        Mode::System if status.success() => "the machine is reset, as by an exception".to_owned(),
+        _ => describe(status),
     }
 }
 
