@@ -122,7 +122,9 @@ fn summary(hunted: &Hunted) -> String {
             finding.folder.display()
         ));
     }
-    lines.extend(hunted.left_out.iter().map(|form| format!("  left out, because both builds end in it: {form}")));
+    lines.extend(
+        hunted.left_out.iter().map(|form| format!("  left out, because both builds end in it: {form}")),
+    );
     lines.extend(hunted.troubles.iter().map(|trouble| format!("  no verdict: {trouble}")));
     lines.join("\n")
 }

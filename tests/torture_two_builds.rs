@@ -49,7 +49,8 @@ fn findings(report: &Value) -> Vec<Value> {
 fn equal_builds_are_the_same() {
     for build_ in [build(USER), build("debian-7.2"), faulty("good")] {
         let place = Place::new();
-        let ran = torture(&place, &build_, &build_, &["--seed", "5", "--batches", "2", "--batch-size", "300"]);
+        let ran =
+            torture(&place, &build_, &build_, &["--seed", "5", "--batches", "2", "--batch-size", "300"]);
         let report = ran.ends_with(0).json();
         assert_eq!(report["sequences"], 600, "{report}");
         assert!(report["generated"].as_u64().unwrap() > 20_000);
@@ -79,7 +80,20 @@ fn a_fault_is_found_and_reduced_and_told_by_the_processor() {
     assert_eq!(status(&folder.join("reduced")), Some(0));
     assert_eq!(status(&assembled(&place, &folder.join("reduced.s"))), Some(0));
     let rom = folder.join("reduced.rom").display().to_string();
-    let guest = ["-M", "pc", "-cpu", "max", "-m", "64", "-nodefaults", "-display", "none", "-no-reboot", "-bios", &rom];
+    let guest = [
+        "-M",
+        "pc",
+        "-cpu",
+        "max",
+        "-m",
+        "64",
+        "-nodefaults",
+        "-display",
+        "none",
+        "-no-reboot",
+        "-bios",
+        &rom,
+    ];
     let line = words(&["lockstep", "--a", &good, "--b", &bad, "--format", "json", "--"]);
     let ridden = place.run(&[line, words(&guest)].concat()).ends_with(1).json();
     let instruction = ridden["divergence"]["instruction"]["a"].as_str().unwrap();

@@ -18,7 +18,8 @@ pub const REACH: i64 = 512;
 pub const RSP: usize = 4;
 pub const R15: usize = 15;
 pub const GPR_NAMES: [&str; 16] = [
-    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+    "r15",
 ];
 
 /// The arithmetic flags, and the direction of string instructions.

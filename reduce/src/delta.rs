@@ -16,7 +16,8 @@ pub fn shortest<T: Clone, E>(
     while !kept.is_empty() {
         let mut left_out = false;
         loop {
-            let chunks: Vec<_> = (0..kept.len()).step_by(size).map(|from| from..(from + size).min(kept.len())).collect();
+            let chunks: Vec<_> =
+                (0..kept.len()).step_by(size).map(|from| from..(from + size).min(kept.len())).collect();
             let without = |out: &[std::ops::Range<usize>]| -> Vec<T> {
                 let stays = |at: &usize| !out.iter().any(|range| range.contains(at));
                 (0..kept.len()).filter(stays).map(|at| kept[at].clone()).collect()

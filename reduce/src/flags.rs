@@ -86,8 +86,7 @@ fn effect(instruction: &Instruction) -> Effect {
         return effect;
     }
     let undefines = bits(instruction.rflags_undefined());
-    let written =
-        instruction.rflags_written() | instruction.rflags_cleared() | instruction.rflags_set();
+    let written = instruction.rflags_written() | instruction.rflags_cleared() | instruction.rflags_set();
     // A repeated one may be repeated no time at all.
     let repeated = instruction.has_rep_prefix() || instruction.has_repne_prefix();
     let sets = if repeated && instruction.is_string_instruction() { 0 } else { bits(written) };

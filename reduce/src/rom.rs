@@ -23,8 +23,7 @@ const LAST: u32 = 0xffff_0000;
 /// Selectors of the table.
 const DATA: u32 = 0x10;
 const CODE64: u16 = 0x18;
-const SEGMENTS: [u64; 4] =
-    [0, 0x00cf_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x00af_9b00_0000_ffff];
+const SEGMENTS: [u64; 4] = [0, 0x00cf_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x00af_9b00_0000_ffff];
 
 /// The code in 16 bits: interrupts off, the table, protected mode, and a far jump to [`LAST`].
 const REAL: [u8; 26] = [

@@ -5,12 +5,12 @@
 //! told addresses only, it makes a number of all that a case has come to, by integer instructions each of which can be undone
 //! (so that no difference is lost), and stores a byte at four addresses made of that number's four parts.
 
-use iced_x86::{BlockEncoderOptions, IcedError, Register};
 use iced_x86::code_asm::{
-    AsmMemoryOperand, AsmRegister64, AsmRegisterMm, AsmRegisterXmm, AsmRegisterYmm, CodeAssembler, al, byte_ptr, dl, dword_ptr, dx,
-    eax, ecx, edi, edx, esi, get_gpr64, get_mm, get_xmm, get_ymm, qword_ptr, rax, rbx, rcx, rdx, rsi, rsp, xmmword_ptr,
-    ymmword_ptr,
+    AsmMemoryOperand, AsmRegister64, AsmRegisterMm, AsmRegisterXmm, AsmRegisterYmm, CodeAssembler, al,
+    byte_ptr, dl, dword_ptr, dx, eax, ecx, edi, edx, esi, get_gpr64, get_mm, get_xmm, get_ymm, qword_ptr,
+    rax, rbx, rcx, rdx, rsi, rsp, xmmword_ptr, ymmword_ptr,
 };
+use iced_x86::{BlockEncoderOptions, IcedError, Register};
 
 use crate::case::{
     AT_MMX, AT_MXCSR, AT_RFLAGS, AT_VECTORS, END_SIZE, MXCSR, REGION, REGION_SIZE, RSP, STATE_SIZE,

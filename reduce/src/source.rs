@@ -57,7 +57,8 @@ pub fn program(image: &Image, case: &Case, expected: &End, mask: u64, heading: &
         "    .text\n    .globl _start\n_start:\n    cld\n    mov $memory, %rsi\n    mov $region, %rdi\n",
     );
     let _ = writeln!(text, "    mov ${}, %ecx\n    rep movsq", REGION_SIZE / 8);
-    let _ = writeln!(text, "    mov $own_stack, %rsp\n    mov $registers, %rax\n    ldmxcsr {AT_MXCSR}(%rax)");
+    let _ =
+        writeln!(text, "    mov $own_stack, %rsp\n    mov $registers, %rax\n    ldmxcsr {AT_MXCSR}(%rax)");
     for number in 0..16 {
         let _ = writeln!(text, "    {move_vector} {}(%rax), {}", AT_VECTORS + number * 32, vector(number));
     }
@@ -129,7 +130,12 @@ fn registers(text: &mut String, state: &State, before: Option<&State>) {
             _ => "nothing".to_owned(),
         };
         let changed = before.as_ref().is_some_and(|before| before[number * 8..][..8] != *word);
-        let _ = writeln!(text, "    .quad {:#018x}    # {name}{}", number_of(word), if changed { " *" } else { "" });
+        let _ = writeln!(
+            text,
+            "    .quad {:#018x}    # {name}{}",
+            number_of(word),
+            if changed { " *" } else { "" }
+        );
     }
 }
 

@@ -53,6 +53,10 @@ fn is_supported(kind: OpCodeOperandKind) -> bool {
     matches!(
         kind,
         K::mem
+            | K::mem_vsib32x
+            | K::mem_vsib32y
+            | K::mem_vsib64x
+            | K::mem_vsib64y
             | K::r8_or_mem
             | K::r16_or_mem
             | K::r32_or_mem
@@ -152,7 +156,8 @@ impl Forms {
             let uses = |name: &str| kinds.op_kinds().iter().any(|kind| format!("{kind:?}").starts_with(name));
             let sort = if uses("mm_") || of(&[CpuidFeature::MMX]) && !uses("xmm") {
                 3
-            } else if kinds.encoding() == EncodingKind::VEX && !of(&[CpuidFeature::BMI1, CpuidFeature::BMI2]) {
+            } else if kinds.encoding() == EncodingKind::VEX && !of(&[CpuidFeature::BMI1, CpuidFeature::BMI2])
+            {
                 2
             } else if uses("xmm") {
                 1

@@ -9,7 +9,9 @@ mod special;
 use std::collections::HashSet;
 
 use iced_x86::{Code, Encoder, Instruction, InstructionInfoFactory, OpAccess, Register};
-use reduce::case::{COUNTER_COUNT, COUNTERS, Case, FLAGS, DF, MXCSR, Piece, R15, REGION, REGION_SIZE, RSP, State};
+use reduce::case::{
+    COUNTER_COUNT, COUNTERS, Case, DF, FLAGS, MXCSR, Piece, R15, REGION, REGION_SIZE, RSP, State,
+};
 use reduce::flags;
 
 use crate::forms::Forms;

@@ -4,27 +4,24 @@
 //! itself and says what every sequence comes to: so one that differs hides no other. What is found is made short, and its form
 //! is left out of what is generated from then on; the rest of the batch rides again.
 
-use std::collections::HashSet;
+mod batch;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use iced_x86::{Code, Decoder, DecoderOptions};
 use lockstep::comparator::Pair;
-use lockstep::report::{Report, Verdict};
-use lockstep::ride::{Driven, ride};
 use qemu::build::{Build, Mode};
-use reduce::case::{Case, MXCSR_FLAGS, Piece};
 use reduce::image::{Image, Setting, Tells, Where};
-use reduce::native::Unnamed;
 use reduce::{elf, native};
 use serde::Serialize;
 
 use crate::features::Features;
-use crate::finding::{self, Finding, Key, Shows, Subjects, both_die, differs};
+use crate::finding::reduced::Subjects;
+use crate::finding::{Finding, Key};
 use crate::forms::Forms;
-use crate::generator::{Generator, Sequence, forms_of};
-use crate::subject::{self, Came, Subject, line, runs};
+use crate::generator::Generator;
+use crate::subject::{self, Came, Subject, runs};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -147,14 +144,16 @@ pub fn hunt(request: &Request, tell: &mut dyn FnMut(Told)) -> Result<Hunted, Err
 }
 
 fn run(request: &Request, tell: &mut dyn FnMut(Told)) -> Result<Hunted, Error> {
-    let subject = |build, own| Subject { build, options: request.options, own, interrupts: request.interrupts };
+    let subject =
+        |build, own| Subject { build, options: request.options, own, interrupts: request.interrupts };
     let subjects = Subjects(Pair {
         a: subject(request.builds.a, request.extra.a),
         b: subject(request.builds.b, request.extra.b),
     });
     let modes = Pair { a: request.builds.a.mode, b: request.builds.b.mode };
     if modes.a != modes.b {
-        let emulates = if modes.b == Mode::User { "one for single programs" } else { "one of a whole machine" };
+        let emulates =
+            if modes.b == Mode::User { "one for single programs" } else { "one of a whole machine" };
         return Err(Error::Architecture(request.builds.b.path.clone(), emulates.to_owned()));
     }
     let began = Instant::now();
@@ -239,7 +238,12 @@ fn run(request: &Request, tell: &mut dyn FnMut(Told)) -> Result<Hunted, Error> {
     let mut hunted = hunt.hunted;
     hunted.ended_by = ended_by;
     hunted.seconds = began.elapsed().as_secs_f64();
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a rate")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a rate"
+    )]
     {
         hunted.generated_a_minute = (hunted.generated as f64 / hunted.seconds.max(0.001) * 60.0) as u64;
     }
@@ -269,317 +273,4 @@ fn features(request: &Request, subjects: Subjects) -> Result<Features, Error> {
         }
     }
     Ok(features)
-}
-
-impl Hunt<'_> {
-    /// One batch, to the end.
-    fn batch(&mut self, batch: &[Sequence], tell: &mut dyn FnMut(Told)) -> Result<(), Stop> {
-        let mut left: Vec<&Sequence> = batch.iter().collect();
-        let mut looked_at = false;
-        if self.suspicious {
-            self.suspicious = self.sift(&mut left, tell)?;
-            self.without_known(&mut left);
-            looked_at = true;
-        }
-        while !left.is_empty() {
-            let cases: Vec<_> = left.iter().map(|sequence| sequence.case.clone()).collect();
-            let (report, image) = self.ride(&cases)?;
-            match report.verdict {
-                Verdict::Same if report.compared.instructions >= image.least => {
-                    self.hunted.compared += report.compared.instructions;
-                    return Ok(());
-                }
-                // On both sides something ended it.
-                Verdict::Same => self.dying(&mut left)?,
-                _ if self.request.interrupts.load(Ordering::Relaxed) > 0 => return Err(Stop::Interrupted),
-                _ if !looked_at => {
-                    looked_at = true;
-                    if self.sift(&mut left, tell)? {
-                        self.suspicious = true;
-                        self.without_known(&mut left);
-                    } else {
-                        self.only_in_lockstep(&report, &image, &mut left, tell)?;
-                    }
-                }
-                Verdict::Different => self.only_in_lockstep(&report, &image, &mut left, tell)?,
-                Verdict::Trouble => {
-                    self.hunted.troubles.push(format!("batch {}: {}", self.hunted.batches, report.summary));
-                    return Ok(());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes those sequences out that end their guest on both builds, and finds out in which forms they do.
-    fn dying(&mut self, left: &mut Vec<&Sequence>) -> Result<(), Stop> {
-        let mut open = self.taken(left, both_die)?;
-        if open.is_empty() {
-            let batch = self.hunted.batches;
-            self.hunted.troubles.push(format!("batch {batch}: in lockstep it did not come to its end"));
-            left.clear();
-        }
-        while let Some((sequence, case)) = open.pop() {
-            let number = sequence.number;
-            let Some(reduced) = self.subjects.reduce(self.setting, &case, both_die)? else {
-                self.hunted.troubles.push(format!("sequence {number} ends both guests, and not each time"));
-                continue;
-            };
-            let (form, text) = reduced.guilty;
-            self.hunted.left_out.push(format!("{text} (in sequence {number})"));
-            self.forms.leave_out(form);
-            self.explained(&mut open, form, both_die)?;
-        }
-        Ok(())
-    }
-
-    /// Takes out of `left` what has a form that is known to be wrong: that may show on the way, and be made good again.
-    fn without_known(&self, left: &mut Vec<&Sequence>) {
-        let known = |form: &Code| self.known.contains(&Key::Form(*form));
-        left.retain(|sequence| !forms_of(&sequence.case.pieces).iter().any(known));
-    }
-
-    /// Takes out of `left` those sequences of which `shows` holds.
-    fn taken<'s>(&self, left: &mut Vec<&'s Sequence>, shows: Shows) -> Result<Vec<(&'s Sequence, Case)>, Stop> {
-        let cases: Vec<_> = left.iter().map(|sequence| sequence.case.clone()).collect();
-        let mut said = self.subjects.show(self.setting, &cases, shows)?.into_iter();
-        let mut open = Vec::new();
-        left.retain(|sequence| {
-            let taken = said.next() == Some(true);
-            if taken {
-                open.push((*sequence, sequence.case.clone()));
-            }
-            !taken
-        });
-        open.reverse();
-        Ok(open)
-    }
-
-    /// Takes `form` out of all of `open`, and those out of which `shows` no longer holds; gives back how many.
-    fn explained(&self, open: &mut Vec<(&Sequence, Case)>, form: Code, shows: Shows) -> Result<usize, Stop> {
-        let has = |piece: &Piece| forms_of(std::slice::from_ref(piece)).contains(&form);
-        for (_, case) in &mut *open {
-            case.pieces.retain(|piece| !has(piece));
-        }
-        let cases: Vec<_> = open.iter().map(|(_, case)| case.clone()).collect();
-        let mut still = self.subjects.show(self.setting, &cases, shows)?.into_iter();
-        let before = open.len();
-        open.retain(|_| still.next() == Some(true));
-        Ok(before - open.len())
-    }
-
-    fn ride(&self, cases: &[Case]) -> Result<(Report, Image), Stop> {
-        let setting = Setting { tells: Tells::Nothing, ..self.setting };
-        let image = Image::new(setting, cases).map_err(subject::Error::from)?;
-        let program = Unnamed::holding(&subject::file(&image)?).map_err(subject::Error::from)?;
-        let mode = self.request.builds.a.mode;
-        let arguments = line(mode, self.request.options, program.path());
-        let request = lockstep::ride::Request {
-            builds: self.request.builds,
-            probe: self.request.probe,
-            arguments: Some(&arguments),
-            extra: self.request.extra,
-            driven: Driven::Live,
-            depth: None,
-            loads: false,
-            explain: false,
-            blocks: BLOCKS,
-            symbols: None,
-            interrupts: self.request.interrupts,
-        };
-        Ok((ride(request, &mut |_| {})?, image))
-    }
-
-    /// Takes those sequences out of `left` whose ends differ, and makes findings of them. Whether there were any.
-    fn sift(&mut self, left: &mut Vec<&Sequence>, tell: &mut dyn FnMut(Told)) -> Result<bool, Stop> {
-        let mut open = self.taken(left, differs)?;
-        let any = !open.is_empty();
-        while let Some((sequence, case)) = open.pop() {
-            if self.request.interrupts.load(Ordering::Relaxed) > 0 {
-                return Err(Stop::Interrupted);
-            }
-            let Some(reduced) = self.subjects.reduce(self.setting, &case, differs)? else {
-                self.hunted.troubles.push(format!(
-                    "sequence {}: the builds differ in what it comes to, but not each time that they do it",
-                    sequence.number
-                ));
-                continue;
-            };
-            let key = finding::key(&reduced);
-            if let Some(known) = self.hunted.findings.iter_mut().find(|finding| finding.key == key) {
-                known.times += 1;
-            } else {
-                self.found(sequence, &reduced, key, tell)?;
-            }
-            // Of those that have this in them too some have nothing else.
-            let explained = match key {
-                Key::Form(form) | Key::OnTheWay(form) => self.explained(&mut open, form, differs)?,
-                Key::Exceptions(_) => {
-                    let before = open.len();
-                    let cases: Vec<_> = open.iter().map(|(_, case)| case.clone()).collect();
-                    let mut still = self.subjects.show(self.setting, &cases, differs)?.into_iter();
-                    open.retain(|_| still.next() == Some(true));
-                    before - open.len()
-                }
-            };
-            if let Some(finding) = self.hunted.findings.iter_mut().find(|finding| finding.key == key) {
-                finding.times += explained as u64;
-            }
-        }
-        Ok(any)
-    }
-
-    fn found(
-        &mut self,
-        sequence: &Sequence,
-        reduced: &finding::Reduced,
-        key: Key,
-        tell: &mut dyn FnMut(Told),
-    ) -> Result<(), Stop> {
-        let real = finding::real(self.setting, &reduced.case)?;
-        let ends = Pair { a: reduced.ends.a.end(), b: reduced.ends.b.end() };
-        let differing = match (&ends.a, &ends.b) {
-            (Some(a), Some(b)) => finding::unequal(a, b, real.as_ref()),
-            _ => Vec::new(),
-        };
-        let (report, _) = self.ride(std::slice::from_ref(&reduced.case))?;
-        let code = finding::texts(&reduced.case.pieces);
-        let mut found = Finding {
-            sequence: sequence.number,
-            instruction: reduced.guilty.1.clone(),
-            instructions: code.len(),
-            code,
-            wrong: finding::wrong(&reduced.ends, real.as_ref()),
-            differs: differing,
-            ended: finding::ended(&reduced.ends),
-            lockstep: verdict_line(&report),
-            times: 1,
-            folder: PathBuf::new(),
-            key,
-        };
-        let name = match key {
-            Key::Exceptions(_) => "mxcsr".to_owned(),
-            Key::Form(form) | Key::OnTheWay(form) => format!("{form:?}").to_lowercase(),
-        };
-        found.folder = self.request.folder.join(format!("{}-{name}", sequence.number));
-        // Where the real processor says nothing, one of the builds is asked whether it does the same again.
-        let expected = real.or(ends.b).or(ends.a);
-        let (whole, runs) = (&sequence.case, self.setting.runs);
-        finding::keep(&found.folder, self.setting, &found, (whole, &reduced.case), expected.as_ref(), runs)?;
-        self.leave_out(key);
-        tell(Told::Found(&found));
-        self.hunted.findings.push(found);
-        Ok(())
-    }
-
-    /// What is known is not to be met again.
-    fn leave_out(&mut self, key: Key) {
-        self.known.push(key);
-        match key {
-            Key::Form(form) | Key::OnTheWay(form) => self.forms.leave_out(form),
-            Key::Exceptions(flags) => self.setting.mxcsr_mask &= !(flags & MXCSR_FLAGS),
-        }
-    }
-
-    /// A difference that lockstep tells, and that does not show in what any sequence comes to.
-    fn only_in_lockstep(
-        &mut self,
-        report: &Report,
-        image: &Image,
-        left: &mut Vec<&Sequence>,
-        tell: &mut dyn FnMut(Told),
-    ) -> Result<(), Stop> {
-        let trouble = |hunt: &mut Self| {
-            hunt.hunted.troubles.push(format!("batch {}: {}", hunt.hunted.batches, report.summary));
-        };
-        let Some(number) = case_of(report, image).filter(|_| report.verdict == Verdict::Different) else {
-            trouble(self);
-            left.clear();
-            return Ok(());
-        };
-        let sequence = left.remove(number);
-        if let Some((form, _)) = guilty(report, image)
-            && let Some(known) = self.hunted.findings.iter_mut().find(|known| known.key == Key::Form(form))
-        {
-            known.times += 1;
-            return Ok(());
-        }
-        let alone = |hunt: &Self, case: &Case| -> Result<bool, Stop> {
-            Ok(hunt.ride(std::slice::from_ref(case))?.0.verdict == Verdict::Different)
-        };
-        if !alone(self, &sequence.case)? {
-            trouble(self);
-            return Ok(());
-        }
-        let with = |pieces: &[Piece]| Case { pieces: pieces.to_vec(), ..sequence.case.clone() };
-        let pieces = reduce::delta::shortest(&sequence.case.pieces, |candidates| {
-            let fit = |pieces: &[Piece]| reduce::flags::undefined(pieces).is_ok();
-            candidates.iter().map(|pieces| Ok(fit(pieces) && alone(self, &with(pieces))?)).collect::<Result<_, Stop>>()
-        })?;
-        // Up to some place in it the ends may differ, which can be checked on the real processor.
-        if let Some(reduced) = self.subjects.first_part(self.setting, &with(&pieces), differs)? {
-            let key = finding::key(&reduced);
-            match self.hunted.findings.iter_mut().find(|finding| finding.key == key) {
-                Some(known) => known.times += 1,
-                None => self.found(sequence, &reduced, key, tell)?,
-            }
-            return Ok(());
-        }
-        let case = with(&pieces);
-        let (report, image) = self.ride(std::slice::from_ref(&case))?;
-        let Some(guilty) = guilty(&report, &image) else {
-            trouble(self);
-            return Ok(());
-        };
-        let ends = Setting { tells: Tells::Ends, ..self.setting };
-        let Some(ends) = self.subjects.run(ends, std::slice::from_ref(&case))?.pop() else { return Ok(()) };
-        let key = Key::OnTheWay(guilty.0);
-        match self.hunted.findings.iter_mut().find(|finding| finding.key == key) {
-            Some(known) => known.times += 1,
-            None => self.found(sequence, &finding::Reduced { case, ends, guilty }, key, tell)?,
-        }
-        Ok(())
-    }
-}
-
-/// How many of the last blocks are told: enough for those behind a sequence, which make a number of what it came to.
-const BLOCKS: usize = 16;
-
-fn verdict_line(report: &Report) -> String {
-    let verdict = match report.verdict {
-        Verdict::Same => "the same",
-        Verdict::Different => "DIFFERENT",
-        Verdict::Trouble => "no verdict",
-    };
-    format!("{verdict}: {}", report.summary)
-}
-
-fn number(text: &str) -> Option<u64> {
-    u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
-}
-
-/// The case that a divergence is in: its instruction's, or that of the last block before.
-fn case_of(report: &Report, image: &Image) -> Option<usize> {
-    let divergence = report.divergence.as_ref()?;
-    let own = divergence.pc.a.as_deref().and_then(number).and_then(|pc| image.case_at(pc));
-    own.or_else(|| {
-        let lines = divergence.previous.a.iter().rev().flat_map(|block| block.instructions.iter().rev());
-        lines.filter_map(|line| image.case_at(number(&line.pc)?)).next()
-    })
-}
-
-/// The instruction that a divergence names, where it is one of a case's.
-fn guilty(report: &Report, image: &Image) -> Option<(Code, String)> {
-    let divergence = report.divergence.as_ref()?;
-    let pc = number(divergence.pc.a.as_deref()?)?;
-    image.case_at(pc)?;
-    let at = usize::try_from(pc - reduce::image::CODE).ok()?;
-    let mut decoder = Decoder::new(64, image.bytes.get(at..)?, DecoderOptions::NONE);
-    Some((decoder.decode().code(), divergence.instruction.a.clone()?))
-}
-
-/// Which forms are in a batch.
-#[must_use]
-pub fn forms_in(batch: &[Sequence]) -> HashSet<Code> {
-    batch.iter().flat_map(|sequence| forms_of(&sequence.case.pieces)).collect()
 }

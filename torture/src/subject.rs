@@ -140,7 +140,11 @@ impl Subject<'_> {
 
     /// Whether it runs a case that does nothing.
     fn runs_at_all(&self, setting: Setting) -> Result<bool, Error> {
-        let nothing = Case { pieces: Vec::new(), start: reduce::case::State::default(), memory: vec![0; reduce::case::REGION_SIZE] };
+        let nothing = Case {
+            pieces: Vec::new(),
+            start: reduce::case::State::default(),
+            memory: vec![0; reduce::case::REGION_SIZE],
+        };
         let image = Image::new(setting, &[nothing])?;
         Ok(!self.told(&file(&image)?)?.0.is_empty())
     }
@@ -158,7 +162,8 @@ impl Subject<'_> {
             }
             Mode::System => {
                 arguments.extend_from_slice(self.own);
-                let console = ["-chardev", "stdio,id=told", "-device", "isa-debugcon,iobase=0x402,chardev=told"];
+                let console =
+                    ["-chardev", "stdio,id=told", "-device", "isa-debugcon,iobase=0x402,chardev=told"];
                 arguments.extend(console.map(str::to_owned));
             }
         }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use reduce::case::{Case, End, R15, ARENA};
+use reduce::case::{ARENA, Case, End, R15};
 use reduce::image::{Image, Setting, Tells, Where};
 use reduce::{elf, flags, native};
 use torture::features::Features;
@@ -75,7 +75,8 @@ fn all_forms_come() {
             *times.entry(format!("{form:?}")).or_insert(0) += 1;
         }
     }
-    let missing: Vec<_> = forms.iter().map(|form| format!("{form:?}")).filter(|form| !times.contains_key(form)).collect();
+    let missing: Vec<_> =
+        forms.iter().map(|form| format!("{form:?}")).filter(|form| !times.contains_key(form)).collect();
     eprintln!("{} forms, {} came, missing: {missing:?}", forms.count(), times.len());
     assert!(missing.len() * 50 < forms.count(), "{missing:?}");
 }

@@ -1,7 +1,7 @@
 //! Forms that take more than operands: what would fault, run on or leave the arena, or whose result is undefined, unless
 //! something comes before.
 
-use iced_x86::{Code, Instruction, MemoryOperand, Mnemonic, OpKind, Register};
+use iced_x86::{Code, Instruction, MemoryOperand, Mnemonic, OpCodeOperandKind, OpKind, Register};
 
 use super::operands::{self, BASE, general, place};
 use crate::random::Random;
@@ -31,6 +31,9 @@ pub fn made(random: &mut Random, form: Code) -> Option<Option<Vec<Instruction>>>
         M::Lodsb | M::Lodsw | M::Lodsd | M::Lodsq => string(random, form),
         M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu => masked(random, form),
         M::Xlatb => translate(random, form),
+        _ if form.op_code().op_kinds().iter().any(|kind| format!("{kind:?}").starts_with("mem_vsib")) => {
+            gather(random, form)
+        }
         _ => return None,
     })
 }
@@ -87,11 +90,15 @@ fn division(random: &mut Random, form: Code) -> Option<Vec<Instruction>> {
             }
         }
         16 => {
-            all.push(Instruction::with2(Code::Mov_r32_imm32, Register::EDX, i32::try_from(upper).ok()?).ok()?);
+            all.push(
+                Instruction::with2(Code::Mov_r32_imm32, Register::EDX, i32::try_from(upper).ok()?).ok()?,
+            );
             Register::AX + number
         }
         32 => {
-            all.push(Instruction::with2(Code::Mov_r32_imm32, Register::EDX, i32::try_from(upper).ok()?).ok()?);
+            all.push(
+                Instruction::with2(Code::Mov_r32_imm32, Register::EDX, i32::try_from(upper).ok()?).ok()?,
+            );
             Register::EAX + number
         }
         _ => {
@@ -180,9 +187,10 @@ fn string(random: &mut Random, form: Code) -> Option<Vec<Instruction>> {
     let mut all = Vec::new();
     for register in [Register::RSI, Register::RDI] {
         let kinds = form.op_code();
-        let uses = kinds.op_kinds().iter().any(|kind| {
-            format!("{kind:?}").ends_with(if register == Register::RSI { "rSI" } else { "rDI" })
-        });
+        let uses = kinds
+            .op_kinds()
+            .iter()
+            .any(|kind| format!("{kind:?}").ends_with(if register == Register::RSI { "rSI" } else { "rDI" }));
         if uses {
             let at = place(random, size + reach * 2, 1) + reach;
             let memory = MemoryOperand::with_base_displ(BASE, at);
@@ -252,4 +260,38 @@ fn translate(random: &mut Random, form: Code) -> Option<Vec<Instruction>> {
     instruction.set_memory_base(Register::RBX);
     instruction.set_memory_index(Register::AL);
     Some(vec![into_arena(random, Register::RBX, 256)?, instruction])
+}
+
+/// Reads by the numbers of a vector, which are made less than 64 before.
+fn gather(random: &mut Random, form: Code) -> Option<Vec<Instruction>> {
+    let kinds = form.op_code().op_kinds();
+    let of = |kind: OpCodeOperandKind| {
+        if matches!(kind, OpCodeOperandKind::ymm_reg | OpCodeOperandKind::ymm_vvvv) {
+            Register::YMM0
+        } else {
+            Register::XMM0
+        }
+    };
+    // Three registers, none of them the same.
+    let first = u32::try_from(random.below(16)).ok()?;
+    let [into, index, mask] = [first, (first + 1 + u32::from(random.byte() % 7)) % 16, (first + 8) % 16];
+    let (wide, long) = match kinds[1] {
+        OpCodeOperandKind::mem_vsib32x => (Register::XMM0, false),
+        OpCodeOperandKind::mem_vsib32y => (Register::YMM0, false),
+        OpCodeOperandKind::mem_vsib64x => (Register::XMM0, true),
+        _ => (Register::YMM0, true),
+    };
+    let index = wide + index;
+    let (shift, by) = match (long, wide == Register::YMM0) {
+        (false, false) => (Code::VEX_Vpsrld_xmm_xmm_imm8, 26),
+        (false, true) => (Code::VEX_Vpsrld_ymm_ymm_imm8, 26),
+        (true, false) => (Code::VEX_Vpsrlq_xmm_xmm_imm8, 58),
+        (true, true) => (Code::VEX_Vpsrlq_ymm_ymm_imm8, 58),
+    };
+    let scale = random.pick(&[1, 2, 4, 8]);
+    let size = i64::try_from(form.op_code().memory_size().element_size()).ok()?;
+    let at = place(random, size + 63 * i64::from(scale), 1);
+    let memory = MemoryOperand::with_base_index_scale_displ_size(BASE, index, scale, at, 8);
+    let gather = Instruction::with3(form, of(kinds[0]) + into, memory, of(kinds[2]) + mask).ok()?;
+    Some(vec![Instruction::with3(shift, index, index, by).ok()?, gather])
 }
