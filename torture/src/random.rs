@@ -40,7 +40,7 @@ impl Random {
 
     /// Less than `end`, which is not 0.
     pub fn below(&mut self, end: usize) -> usize {
-        usize::try_from(u128::from(self.word()) * end as u128 >> 64).unwrap_or_default()
+        usize::try_from((u128::from(self.word()) * end as u128) >> 64).unwrap_or_default()
     }
 
     /// From `from` to `to`, both included.
