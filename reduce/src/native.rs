@@ -13,10 +13,10 @@ use nix::sys::signal::Signal;
 /// How long it may run: it takes milliseconds.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// A file without a name, that others can open by a path as long as it is held.
+/// A file without a name, that what is started here can open by a path as long as it is held.
 #[derive(Debug)]
 pub struct Unnamed {
-    file: File,
+    _file: File,
     path: PathBuf,
 }
 
@@ -28,22 +28,20 @@ impl Unnamed {
     pub fn holding(bytes: &[u8]) -> io::Result<Self> {
         let mut written = tempfile::tempfile()?;
         written.write_all(bytes)?;
-        let own = |file: &File| format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+        let own = |file: &File| format!("/proc/self/fd/{}", file.as_raw_fd());
         nix::sys::stat::fchmod(&written, nix::sys::stat::Mode::S_IRWXU).map_err(io::Error::from)?;
         // Nobody executes what is open to be written.
         let file = File::open(own(&written))?;
+        // Under the same number: in a namespace of users nobody may look at what this process has open.
+        nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))
+            .map_err(io::Error::from)?;
         let path = PathBuf::from(own(&file));
-        Ok(Unnamed { file, path })
+        Ok(Unnamed { _file: file, path })
     }
 
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    #[must_use]
-    pub fn file(&self) -> &File {
-        &self.file
     }
 }
 

@@ -155,12 +155,7 @@ impl Hunt<'_> {
                 ));
                 continue;
             };
-            let key = finding::key(&reduced);
-            if let Some(known) = self.hunted.findings.iter_mut().find(|finding| finding.key == key) {
-                known.times += 1;
-            } else {
-                self.found(sequence, &reduced, key, tell)?;
-            }
+            let key = self.taken_in(sequence, reduced, tell)?;
             // Of those that have this in them too some have nothing else.
             let explained = match key {
                 Key::Form(form) | Key::OnTheWay(form) => self.explained(&mut open, form, differs)?,
@@ -179,11 +174,41 @@ impl Hunt<'_> {
         Ok(any)
     }
 
+    /// Counts one more of a known key; false where there is none.
+    fn counted(&mut self, key: Key) -> bool {
+        let known = self.hunted.findings.iter_mut().find(|finding| finding.key == key);
+        known.map(|known| known.times += 1).is_some()
+    }
+
+    /// Counts what is known, or makes a finding of it.
+    fn taken_in(
+        &mut self,
+        sequence: &Sequence,
+        mut reduced: Reduced,
+        tell: &mut dyn FnMut(Told),
+    ) -> Result<Key, Stop> {
+        let key = finding::key(&reduced);
+        if self.counted(key) {
+            return Ok(key);
+        }
+        let (report, image) = self.ride(std::slice::from_ref(&reduced.case))?;
+        // An instruction whose flags are wrong only together with one behind shows there.
+        if let Some(named) = guilty(&report, &image) {
+            reduced.guilty = named;
+        }
+        let key = finding::key(&reduced);
+        if !self.counted(key) {
+            self.found(sequence, &reduced, key, &report, tell)?;
+        }
+        Ok(key)
+    }
+
     fn found(
         &mut self,
         sequence: &Sequence,
         reduced: &Reduced,
         key: Key,
+        report: &Report,
         tell: &mut dyn FnMut(Told),
     ) -> Result<(), Stop> {
         let real = finding::real(self.setting, &reduced.case)?;
@@ -192,7 +217,6 @@ impl Hunt<'_> {
             (Some(a), Some(b)) => finding::unequal(a, b, real.as_ref()),
             _ => Vec::new(),
         };
-        let (report, _) = self.ride(std::slice::from_ref(&reduced.case))?;
         let code = finding::texts(&reduced.case.pieces);
         let mut found = Finding {
             sequence: sequence.number,
@@ -202,7 +226,7 @@ impl Hunt<'_> {
             wrong: finding::wrong(&reduced.ends, real.as_ref()),
             differs: differing,
             ended: finding::ended(&reduced.ends),
-            lockstep: verdict_line(&report),
+            lockstep: verdict_line(report),
             times: 1,
             folder: PathBuf::new(),
             key,
@@ -278,11 +302,7 @@ impl Hunt<'_> {
         })?;
         // Up to some place in it the ends may differ, which can be checked on the real processor.
         if let Some(reduced) = self.subjects.first_part(self.setting, &with(&pieces), differs)? {
-            let key = finding::key(&reduced);
-            match self.hunted.findings.iter_mut().find(|finding| finding.key == key) {
-                Some(known) => known.times += 1,
-                None => self.found(sequence, &reduced, key, tell)?,
-            }
+            self.taken_in(sequence, reduced, tell)?;
             return Ok(());
         }
         let case = with(&pieces);
@@ -294,9 +314,8 @@ impl Hunt<'_> {
         let ends = Setting { tells: Tells::Ends, ..self.setting };
         let Some(ends) = self.subjects.run(ends, std::slice::from_ref(&case))?.pop() else { return Ok(()) };
         let key = Key::OnTheWay(guilty.0);
-        match self.hunted.findings.iter_mut().find(|finding| finding.key == key) {
-            Some(known) => known.times += 1,
-            None => self.found(sequence, &Reduced { case, ends, guilty }, key, tell)?,
+        if !self.counted(key) {
+            self.found(sequence, &Reduced { case, ends, guilty }, key, &report, tell)?;
         }
         Ok(())
     }
