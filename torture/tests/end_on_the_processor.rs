@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use reduce::case::{ARENA, Case, End, R15};
+use reduce::case::{ARENA, Case, End, Piece, R15, REGION, REGION_SIZE, State};
 use reduce::image::{Image, Setting, Tells, Where};
 use reduce::{elf, flags, native};
 use torture::features::Features;
@@ -62,6 +62,37 @@ proptest! {
         let expected: Vec<u8> = ends.chunks(2784).rev().step_by(7).flatten().copied().collect();
         prop_assert!(again == expected);
     }
+}
+
+/// A case that copies so much from `from` to where it can be seen.
+fn copies(from: u64) -> Case {
+    let mut code = vec![0x48, 0xbe];
+    code.extend(from.to_le_bytes());
+    code.extend([0x48, 0xbf]);
+    code.extend((REGION + 64).to_le_bytes());
+    // mov $1024, %ecx; rep movsb
+    code.extend([0xb9, 0, 4, 0, 0, 0xf3, 0xa4]);
+    let pieces = vec![Piece { id: 0, code, jump: None }];
+    Case { pieces, start: State::default(), memory: vec![0; REGION_SIZE] }
+}
+
+#[test]
+fn nothing_is_written_beside_its_memory() {
+    let forms = Forms::of(&features());
+    let mut generator = Generator::new(2);
+    let mut cases: Vec<_> = (0..5000).map(|number| generator.sequence(number, &forms).case).collect();
+    // Before it, and behind what is written down of it.
+    let around = [0x200_0000, 0x200_0600, 0x200_14e0, 0x200_1c00];
+    cases.extend(around.map(copies));
+    let said = ran(&cases, Tells::Ends);
+    let seen = |back: usize| {
+        let end = &said[said.len() - back * 2784..][64..64 + 1024];
+        end.iter().any(|&byte| byte != 0)
+    };
+    assert_eq!([4, 3, 2, 1].map(seen), [false; 4]);
+    // That it would be seen.
+    let own = Case { memory: vec![7; REGION_SIZE], ..copies(ARENA - 512) };
+    assert!(ran(&[own], Tells::Ends)[64..64 + 1024].iter().all(|&byte| byte == 7));
 }
 
 /// Each form that may come does come, and can be run.

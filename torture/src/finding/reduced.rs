@@ -33,7 +33,14 @@ impl Subjects<'_> {
         if cases.is_empty() {
             return Ok(Vec::new());
         }
-        let (a, b) = (self.0.a.run(setting, cases)?, self.0.b.run(setting, cases)?);
+        // A thread that has started a QEMU stays until that has ended.
+        let (a, b) = std::thread::scope(|scope| {
+            let a = scope.spawn(|| self.0.a.run(setting, cases));
+            let b = self.0.b.run(setting, cases);
+            let gone = |_| Err(std::io::Error::other("a thread is gone").into());
+            (a.join().unwrap_or_else(gone), b)
+        });
+        let (a, b) = (a?, b?);
         Ok(a.into_iter().zip(b).map(|(a, b)| Pair { a, b }).collect())
     }
 
