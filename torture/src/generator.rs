@@ -216,3 +216,56 @@ pub fn forms_of(pieces: &[Piece]) -> HashSet<Code> {
     }
     forms
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::features::Features;
+    use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
+
+    /// What is executed is what was meant, and nothing else writes to what addresses are made of.
+    #[test]
+    fn each_form_is_encoded_as_it_was_meant() {
+        let forms = Forms::of(&Features::all());
+        let mut generator = Generator::new(1);
+        let shown = |instruction: &Instruction| {
+            let mut text = String::new();
+            IntelFormatter::new().format(instruction, &mut text);
+            // Two names of one: what is exchanged with itself is no operation.
+            if ["xchg ax,ax", "xchg eax,eax", "xchg rax,rax"].contains(&&*text) {
+                "nop".to_owned()
+            } else {
+                text
+            }
+        };
+        let mut building = Building {
+            random: Random::new(1, 1),
+            forms: &forms,
+            pieces: Vec::new(),
+            instructions: 0,
+            loops: 0,
+            words: 0,
+        };
+        for form in forms.iter() {
+            let mut times = 0;
+            for _ in 0..40 {
+                building.words = 0;
+                let Some(made) = generator.instructions(&mut building, form) else { continue };
+                let Some(code) = generator.encoded(&made) else { continue };
+                times += 1;
+                assert!(made.len() <= special::LONGEST);
+                let decoded: Vec<_> = Decoder::new(64, &code, DecoderOptions::NONE).into_iter().collect();
+                assert_eq!(
+                    decoded.iter().map(shown).collect::<Vec<_>>(),
+                    made.iter().map(shown).collect::<Vec<_>>(),
+                    "{form:?}"
+                );
+                let is_nop = decoded.last().is_some_and(|last| shown(last) == "nop");
+                assert!(is_nop || decoded.last().map(Instruction::code) == Some(form), "{form:?}");
+                let keeps = decoded.iter().all(|instruction| generator.keeps_bases(instruction));
+                assert!(keeps, "{form:?}");
+            }
+            assert!(times > 0, "{form:?}");
+        }
+    }
+}
