@@ -58,7 +58,8 @@ impl Came {
     }
 }
 
-/// How long a guest may tell nothing: a case takes microseconds.
+/// How long a QEMU may work while its guest tells nothing: a case takes microseconds. And how long it may do nothing at all.
+const WORK: Duration = Duration::from_secs(3);
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// How often is looked whether it has ended.
@@ -179,7 +180,7 @@ impl Subject<'_> {
             console: Some(std::os::fd::AsFd::as_fd(&console)),
         };
         let mut run = Run::start(&plan, |_| {})?;
-        let (mut moved, mut length) = (Instant::now(), 0);
+        let (mut moved, mut worked, mut length) = (Instant::now(), Duration::ZERO, 0);
         let ending = loop {
             if let Some(status) = run.ended(PAUSE) {
                 break Some(ending(self.build.mode, status) + &run.last_words());
@@ -188,10 +189,11 @@ impl Subject<'_> {
                 return Err(Error::Interrupted);
             }
             let now = length_of(&console)?;
+            let works = work_of(run.id());
             if now > length {
-                (moved, length) = (Instant::now(), now);
+                (moved, worked, length) = (Instant::now(), works, now);
             }
-            if moved.elapsed() > SILENCE {
+            if works.saturating_sub(worked) > WORK || moved.elapsed() > SILENCE {
                 break None;
             }
         };
@@ -209,6 +211,18 @@ fn ending(mode: Mode, status: ExitStatus) -> String {
         Mode::System if status.success() => "the machine is reset, as by an exception".to_owned(),
         _ => describe(status),
     }
+}
+
+/// How much a process has worked, and those that it has started.
+fn work_of(process: u32) -> Duration {
+    // In hundredths of a second, behind the name, which may be anything.
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11);
+    let ticks: u64 = fields.take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    let children = std::fs::read_to_string(format!("/proc/{process}/task/{process}/children"));
+    let children = children.unwrap_or_default();
+    let children = children.split_whitespace().filter_map(|child| child.parse().ok());
+    Duration::from_millis(ticks * 10) + children.map(work_of).sum()
 }
 
 fn length_of(file: &File) -> io::Result<u64> {
