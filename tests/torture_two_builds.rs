@@ -126,6 +126,24 @@ fn code_that_only_one_build_takes_is_found() {
     }
 }
 
+/// Without LZCNT the processor takes it for `bsr`. QEMU 7.2 tells plugins of a store where it is and not what it is.
+#[test]
+fn a_wrong_value_shows_where_builds_tell_no_values() {
+    let place = Place::new();
+    let user = build(USER);
+    let options = ["--b-arg", "-cpu", "--b-arg", "max,abm=off", "--features", "lzcnt"];
+    let amount = ["--seed", "3", "--batches", "1", "--batch-size", "150"];
+    let report = torture(&place, &user, &user, &[&options[..], &amount].concat()).ends_with(1).json();
+    for finding in findings(&report) {
+        assert!(finding["instruction"].as_str().unwrap().starts_with("lzcnt"), "{finding}");
+        assert_eq!(finding["wrong"], "b", "{finding}");
+        assert!(finding["lockstep"].as_str().unwrap().starts_with("DIFFERENT: "), "{finding}");
+        let reduced = place.path(finding["folder"].as_str().unwrap()).join("reduced");
+        let on = |cpu: &str| Command::new(&user).args(["-cpu", cpu]).arg(&reduced).status().unwrap().code();
+        assert_eq!((on("max"), on("max,abm=off")), (Some(0), Some(1)), "{finding}");
+    }
+}
+
 #[test]
 fn ctrl_c_ends_it_with_what_was_found_by_then() {
     let place = Place::new();

@@ -57,8 +57,6 @@ pub enum Key {
     Form(Code),
     /// Nothing but these of `MXCSR`'s flags differ, which many forms may set.
     Exceptions(u32),
-    /// What is wrong shows only in lockstep, at this form.
-    OnTheWay(Code),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

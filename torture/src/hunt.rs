@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use iced_x86::Code;
 use lockstep::comparator::Pair;
 use qemu::build::{Build, Mode};
 use reduce::image::{Image, Setting, Tells, Where};
@@ -17,8 +18,8 @@ use reduce::{elf, native};
 use serde::Serialize;
 
 use crate::features::Features;
+use crate::finding::Finding;
 use crate::finding::reduced::Subjects;
-use crate::finding::{Finding, Key};
 use crate::forms::Forms;
 use crate::generator::Generator;
 use crate::subject::{self, Came, Subject, runs};
@@ -108,7 +109,8 @@ struct Hunt<'a> {
     subjects: Subjects<'a>,
     setting: Setting,
     forms: Forms,
-    known: Vec<Key>,
+    /// Forms that are known to be wrong, and generated no more.
+    known: Vec<Code>,
     hunted: Hunted,
     /// Whether the last batch had a difference: then the next is looked at without a ride first, which would only say so.
     suspicious: bool,
