@@ -76,7 +76,7 @@ fn minutes(text: &str) -> Result<Duration, String> {
 
 fn found(finding: &Finding) -> String {
     let mut lines = vec![format!(
-        "FOUND in sequence {}: `{}`, {} ({} instructions, {})",
+        "FOUND in sequence {}: `{}`, {} (reduced to {}, {})",
         finding.sequence,
         finding.instruction,
         finding.wrong.said(),

@@ -2,7 +2,7 @@
 //!
 //! A [`case`] is code in pieces, with the registers and the memory that it starts from. [`image`] puts cases into a program
 //! that runs one after another and says what each has come to; [`runtime`] is the code around them. [`elf`] makes a program
-//! for Linux of it, [`rom`] a machine's firmware, and [`source`] assembly source. [`delta`] leaves out what does not matter,
+//! for Linux of it, [`rom`] a machine's firmware, and [`source`] assembly source. [`shorter`] leaves out what does not matter, by [`delta`],
 //! [`flags`] tells where that would make undefined flags count, and [`native`] runs a program on the real processor.
 
 pub mod case;
@@ -13,4 +13,5 @@ pub mod image;
 pub mod native;
 pub mod rom;
 mod runtime;
+pub mod shorter;
 pub mod source;

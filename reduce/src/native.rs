@@ -10,6 +10,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use crate::case::{Case, End};
+use crate::elf;
+use crate::image::{self, Image, Setting, Tells, Where};
+
 /// How long it may run: it takes milliseconds.
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -70,7 +74,15 @@ pub fn run(file: &[u8]) -> io::Result<Ran> {
     let mut command = Command::new(program.path());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     end_with_parent(&mut command);
-    let mut child = command.spawn()?;
+    // What another thread is just starting has for a moment open what was written here.
+    let mut child = loop {
+        match command.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            started => break started?,
+        }
+    };
     let stdout = child.stdout.take();
     let reader = std::thread::spawn(move || {
         let mut said = Vec::new();
@@ -94,6 +106,17 @@ pub fn run(file: &[u8]) -> io::Result<Ran> {
         pause = (pause * 2).min(Duration::from_millis(20));
     };
     Ok(Ran { said: reader.join().unwrap_or_default(), status })
+}
+
+/// What the real processor makes of a case; `None` where it does not come to its end, or this processor is another.
+///
+/// # Errors
+/// Where the program can't be made.
+pub fn end(setting: Setting, case: &Case) -> Result<Option<End>, image::Error> {
+    let setting = Setting { runs: Where::Linux, tells: Tells::Ends, ..setting };
+    let image = Image::new(setting, std::slice::from_ref(case))?;
+    let ran = run(&elf::program(&image));
+    Ok(ran.ok().filter(|ran| ran.signal().is_none()).and_then(|ran| End::from_bytes(&ran.said)))
 }
 
 /// The kernel is to kill what is started with this program; and it leaves no core.

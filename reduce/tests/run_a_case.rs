@@ -4,7 +4,7 @@
 
 use reduce::case::{AF, CF, Case, End, OF, PF, Piece, REGION_SIZE, SF, State, ZF};
 use reduce::image::{Image, Setting, Tells, Where};
-use reduce::{elf, native};
+use reduce::{elf, native, shorter};
 
 const SETTING: Setting = Setting { runs: Where::Linux, tells: Tells::Ends, avx: true, mxcsr_mask: !0 };
 
@@ -110,4 +110,32 @@ fn what_dies_is_told_by_its_signal() {
     let image = Image::new(SETTING, &[case(&[&[0x0f, 0x0b]])]).unwrap();
     let ran = native::run(&elf::program(&image)).unwrap();
     assert_eq!((ran.signal(), ran.said.len()), (Some(4), 0));
+}
+
+/// Of much code the two instructions that make a register what it becomes, and of the start what they take.
+#[test]
+fn a_case_is_made_short_by_what_the_processor_says() {
+    let add: &[u8] = &[0x48, 0x01, 0xd8];
+    let neg_rbx: &[u8] = &[0x48, 0xf7, 0xdb];
+    let others: [&[u8]; 4] =
+        [&[0x49, 0xff, 0xc0], &[0x49, 0x89, 0x47, 0x10], &[0x48, 0x0f, 0xc9], &[0x0f, 0x57, 0xc1]];
+    let code: Vec<_> = (0..40)
+        .map(|at| match at {
+            11 => neg_rbx,
+            29 => add,
+            at => others[at % 4],
+        })
+        .collect();
+    let whole = case(&code);
+    let becomes = ends(std::slice::from_ref(&whole))[0].state.gpr[0];
+    let still =
+        |cases: &[Case]| Ok::<_, ()>(ends(cases).iter().map(|end| end.state.gpr[0] == becomes).collect());
+    let short = shorter::shortest(&whole, still).unwrap();
+    assert_eq!(shorter::texts(&short.pieces), ["neg rbx", "add rax,rbx"]);
+    let mut start = State::default();
+    start.gpr[3] = whole.start.gpr[3];
+    assert_eq!(short.start, start);
+    assert_eq!(short.memory[64..], [0; REGION_SIZE - 64]);
+    assert_eq!(shorter::parts(&short).len(), 2);
+    assert_eq!(native::end(SETTING, &short).unwrap(), ends(&[short]).pop());
 }

@@ -5,15 +5,13 @@ pub mod reduced;
 
 use std::path::PathBuf;
 
-use iced_x86::{Code, Decoder, DecoderOptions, Formatter, IntelFormatter};
+use iced_x86::Code;
 use lockstep::comparator::Pair;
-use reduce::case::{Case, End, GPR_NAMES, MXCSR_FLAGS, Piece, REGION};
-use reduce::image::{Image, Setting, Tells, Where};
-use reduce::{elf, native};
+use reduce::case::{End, GPR_NAMES, MXCSR_FLAGS, REGION};
 use serde::Serialize;
 
 use self::reduced::Reduced;
-use crate::subject::{Came, Error};
+use crate::subject::Came;
 
 /// Which build the real processor does not agree with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -84,52 +82,6 @@ pub struct Finding {
     pub key: Key,
 }
 
-/// Its instructions, each as a piece of its own.
-fn single(pieces: &[Piece]) -> Vec<Piece> {
-    let mut all = Vec::new();
-    for piece in pieces {
-        let bytes = with_displacement(piece);
-        let decoder = Decoder::new(64, &bytes, DecoderOptions::NONE);
-        let mut from = 0;
-        for instruction in decoder {
-            let to = (from + instruction.len()).min(piece.code.len());
-            let jump = if to == piece.code.len() { piece.jump } else { None };
-            all.push(Piece { id: piece.id, code: piece.code[from..to].to_vec(), jump });
-            from = to;
-        }
-    }
-    all
-}
-
-fn with_displacement(piece: &Piece) -> Vec<u8> {
-    if piece.jump.is_some() { [&*piece.code, &[0; 4]].concat() } else { piece.code.clone() }
-}
-
-/// The form of a piece's last instruction, and its text.
-fn told(piece: &Piece) -> (Code, String) {
-    let bytes = with_displacement(piece);
-    let last = Decoder::new(64, &bytes, DecoderOptions::NONE).into_iter().last().unwrap_or_default();
-    (last.code(), text(&last, piece))
-}
-
-fn text(instruction: &iced_x86::Instruction, piece: &Piece) -> String {
-    let mut text = String::new();
-    match piece.jump {
-        Some(target) => {
-            let name = format!("{:?}", instruction.mnemonic()).to_lowercase();
-            text = format!("{name} to piece {target}");
-        }
-        None => IntelFormatter::new().format(instruction, &mut text),
-    }
-    text
-}
-
-/// The instructions of `pieces` as text.
-#[must_use]
-pub fn texts(pieces: &[Piece]) -> Vec<String> {
-    single(pieces).iter().map(|piece| told(piece).1).collect()
-}
-
 /// What differs between two ends.
 #[must_use]
 pub fn unequal(a: &End, b: &End, real: Option<&End>) -> Vec<Unequal> {
@@ -172,17 +124,6 @@ pub fn key(reduced: &Reduced) -> Key {
         }
     }
     Key::Form(reduced.guilty.0)
-}
-
-/// What the real processor comes to.
-///
-/// # Errors
-/// Where the program can't be made.
-pub fn real(setting: Setting, case: &Case) -> Result<Option<End>, Error> {
-    let setting = Setting { runs: Where::Linux, tells: Tells::Ends, ..setting };
-    let image = Image::new(setting, std::slice::from_ref(case))?;
-    let ran = native::run(&elf::program(&image));
-    Ok(ran.ok().filter(|ran| ran.signal().is_none()).and_then(|ran| End::from_bytes(&ran.said)))
 }
 
 /// Who is wrong.

@@ -2,11 +2,10 @@
 
 use iced_x86::Code;
 use lockstep::comparator::Pair;
-use reduce::case::{Case, Piece, State};
+use reduce::case::Case;
 use reduce::image::{Setting, Tells};
-use reduce::{delta, flags};
+use reduce::{flags, shorter};
 
-use super::{single, told};
 use crate::subject::{Came, Error, Subject};
 
 /// A sequence on which builds differ, made short.
@@ -63,19 +62,7 @@ impl Subjects<'_> {
     /// # Errors
     /// As [`Subjects::run`].
     pub fn reduce(&self, setting: Setting, case: &Case, shows: Shows) -> Result<Option<Reduced>, Error> {
-        let with = |pieces: &[Piece]| Case { pieces: pieces.to_vec(), ..case.clone() };
-        let pieces = delta::shortest(&case.pieces, |candidates| {
-            let cases: Vec<_> = candidates.iter().map(|pieces| with(pieces)).collect();
-            self.show(setting, &cases, shows)
-        })?;
-        // Of a piece's instructions each may be needed by the next.
-        let mut case = with(&pieces);
-        let simpler = simpler(&case);
-        let kept = delta::shortest(&(0..simpler.len()).collect::<Vec<_>>(), |candidates| {
-            let cases: Vec<_> = candidates.iter().map(|kept| without(&case, &simpler, kept)).collect();
-            self.show(setting, &cases, shows)
-        })?;
-        case = without(&case, &simpler, &kept);
+        let case = shorter::shortest(case, |cases| self.show(setting, cases, shows))?;
         self.first_part(setting, &case, shows)
     }
 
@@ -85,14 +72,11 @@ impl Subjects<'_> {
     /// As [`Subjects::run`].
     pub fn first_part(&self, setting: Setting, case: &Case, shows: Shows) -> Result<Option<Reduced>, Error> {
         let tells = Setting { tells: Tells::Ends, ..setting };
-        let instructions = single(&case.pieces);
-        let parts = (1..=instructions.len())
-            .map(|count| Case { pieces: instructions[..count].to_vec(), ..case.clone() });
-        let mut parts: Vec<_> = parts.filter(|part| flags::undefined(&part.pieces).is_ok()).collect();
+        let mut parts = shorter::parts(case);
         let mut came = self.run(tells, &parts)?;
         let Some(first) = came.iter().position(shows) else { return Ok(None) };
         let (case, ends) = (parts.swap_remove(first), came.swap_remove(first));
-        let guilty = case.pieces.last().map(told).unwrap_or_default();
+        let guilty = case.pieces.last().map(shorter::told).unwrap_or_default();
         Ok(Some(Reduced { case, ends, guilty }))
     }
 }
@@ -110,48 +94,4 @@ pub fn differs(came: &Pair<Came>) -> bool {
 #[must_use]
 pub fn both_die(came: &Pair<Came>) -> bool {
     !matches!(came.a, Came::To(_)) && !matches!(came.b, Came::To(_))
-}
-
-/// What of a start can be made simpler.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
-    General(usize),
-    Vector(usize),
-    Mmx(usize),
-    Flags,
-    Mxcsr,
-    /// So many bytes of memory from here on.
-    Memory(usize),
-}
-
-/// What memory is made simpler by, bytes.
-const STRETCH: usize = 64;
-
-fn simpler(case: &Case) -> Vec<Part> {
-    let general = (0..16).filter(|&number| number != reduce::case::RSP && number != reduce::case::R15);
-    let mut parts: Vec<_> = general.map(Part::General).collect();
-    parts.extend((0..16).map(Part::Vector));
-    parts.extend((0..8).map(Part::Mmx));
-    parts.extend([Part::Flags, Part::Mxcsr]);
-    // The counters of loops stay.
-    parts.extend((STRETCH..case.memory.len()).step_by(STRETCH).map(Part::Memory));
-    parts
-}
-
-/// `case` with all `parts` zero but for those with these numbers.
-fn without(case: &Case, parts: &[Part], kept: &[usize]) -> Case {
-    let mut case = case.clone();
-    let State { gpr, rflags, mxcsr, vectors, mmx } = &mut case.start;
-    for (number, part) in parts.iter().enumerate().filter(|(number, _)| !kept.contains(number)) {
-        let _ = number;
-        match *part {
-            Part::General(number) => gpr[number] = 0,
-            Part::Vector(number) => vectors[number] = [0; 32],
-            Part::Mmx(number) => mmx[number] = 0,
-            Part::Flags => *rflags = 0,
-            Part::Mxcsr => *mxcsr = reduce::case::MXCSR,
-            Part::Memory(from) => case.memory[from..from + STRETCH].fill(0),
-        }
-    }
-    case
 }

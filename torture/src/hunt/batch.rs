@@ -9,7 +9,8 @@ use lockstep::report::{Report, Verdict};
 use lockstep::ride::{Driven, ride};
 use reduce::case::{Case, MXCSR_FLAGS, Piece};
 use reduce::image::{Image, Setting, Tells};
-use reduce::native::Unnamed;
+use reduce::native::{self, Unnamed};
+use reduce::shorter;
 
 use super::{Hunt, Stop, Told};
 use crate::finding::reduced::{Reduced, Shows, both_die, differs};
@@ -211,13 +212,13 @@ impl Hunt<'_> {
         report: &Report,
         tell: &mut dyn FnMut(Told),
     ) -> Result<(), Stop> {
-        let real = finding::real(self.setting, &reduced.case)?;
+        let real = native::end(self.setting, &reduced.case).map_err(subject::Error::from)?;
         let ends = Pair { a: reduced.ends.a.end(), b: reduced.ends.b.end() };
         let differing = match (&ends.a, &ends.b) {
             (Some(a), Some(b)) => finding::unequal(a, b, real.as_ref()),
             _ => Vec::new(),
         };
-        let code = finding::texts(&reduced.case.pieces);
+        let code = shorter::texts(&reduced.case.pieces);
         let mut found = Finding {
             sequence: sequence.number,
             instruction: reduced.guilty.1.clone(),
