@@ -75,9 +75,10 @@ pub fn run(file: &[u8]) -> io::Result<Ran> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     end_with_parent(&mut command);
     // What another thread is just starting has for a moment open what was written here.
+    let began = Instant::now();
     let mut child = loop {
         match command.spawn() {
-            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && began.elapsed() < LIMIT => {
                 std::thread::sleep(Duration::from_millis(5));
             }
             started => break started?,
