@@ -85,7 +85,11 @@ impl Generator {
         let before = building.instructions;
         let piece = match building.random.below(100) {
             0..5 => Some(jump(building, id)),
-            5..7 if building.loops < LOOPS && id > 2 => self.turn(building, id),
+            5..7 => {
+                let (code, count) = special::roundabout(&mut building.random);
+                Some((Piece { id, code, jump: None }, count))
+            }
+            7..9 if building.loops < LOOPS && id > 2 => self.turn(building, id),
             _ => self.computes(building, id),
         };
         let Some((piece, count)) = piece else { return };

@@ -59,7 +59,7 @@ impl Came {
 }
 
 /// How long a QEMU may work while its guest tells nothing: a case takes microseconds. And how long it may do nothing at all.
-const WORK: Duration = Duration::from_secs(3);
+const WORK: Duration = Duration::from_secs(2);
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// How often is looked whether it has ended.

@@ -73,9 +73,12 @@ impl Subjects<'_> {
     pub fn first_part(&self, setting: Setting, case: &Case, shows: Shows) -> Result<Option<Reduced>, Error> {
         let tells = Setting { tells: Tells::Ends, ..setting };
         let mut parts = shorter::parts(case);
-        let mut came = self.run(tells, &parts)?;
+        let came = self.run(tells, &parts)?;
         let Some(first) = came.iter().position(shows) else { return Ok(None) };
-        let (case, ends) = (parts.swap_remove(first), came.swap_remove(first));
+        let case = parts.swap_remove(first);
+        // By itself it lies elsewhere, as it does where it is kept.
+        let came = self.run(tells, std::slice::from_ref(&case))?;
+        let Some(ends) = came.into_iter().next().filter(|ends| shows(ends)) else { return Ok(None) };
         let guilty = case.pieces.last().map(shorter::told).unwrap_or_default();
         Ok(Some(Reduced { case, ends, guilty }))
     }

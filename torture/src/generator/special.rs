@@ -38,6 +38,30 @@ pub fn made(random: &mut Random, form: Code) -> Option<Option<Vec<Instruction>>>
     })
 }
 
+/// Code that goes on behind itself by a way round: a jump to what a register says, a call, or a return. Where that is it takes
+/// away again, because a sequence comes to the same wherever it lies. Gives back how many instructions that are.
+pub fn roundabout(random: &mut Random) -> (Vec<u8>, usize) {
+    let register = random.pick(&[0_u8, 1, 2, 3, 5, 6, 7]);
+    let any: [u8; 4] = std::array::from_fn(|_| random.byte());
+    // lea register, [rip+2]; mov register, any
+    let behind = [0x48, 0x8d, 0x05 | register << 3, 2, 0, 0, 0];
+    let forget = [&[0xb8 | register][..], &any].concat();
+    match random.below(3) {
+        // jmp register
+        0 => ([&behind[..], &[0xff, 0xe0 | register], &forget].concat(), 3),
+        // push register; ret; mov qword ptr [rsp-8], any
+        1 => {
+            let back = [0x50 | register, 0xc3];
+            ([&behind[..], &back, &forget, &[0x48, 0xc7, 0x44, 0x24, 0xf8], &any].concat(), 5)
+        }
+        // call behind; mov qword ptr [rsp], any; lea rsp, [rsp+8]
+        _ => {
+            let call = [0xe8, 0, 0, 0, 0, 0x48, 0xc7, 0x04, 0x24];
+            ([&call[..], &any, &[0x48, 0x8d, 0x64, 0x24, 8]].concat(), 3)
+        }
+    }
+}
+
 fn into_arena(random: &mut Random, register: Register, size: i64) -> Option<Instruction> {
     let memory = MemoryOperand::with_base_displ(BASE, place(random, size, 1));
     Instruction::with2(Code::Lea_r64_m, register, memory).ok()
