@@ -144,6 +144,20 @@ fn a_wrong_value_shows_where_builds_tell_no_values() {
     }
 }
 
+/// Two guests that die of the same instruction end alike, and nothing behind it would be compared.
+#[test]
+fn what_both_builds_die_of_is_left_out_and_hides_nothing() {
+    let place = Place::new();
+    let user = build(USER);
+    // QEMU 7.2 has none of these.
+    let options = ["--features", "sha", "--seed", "4", "--batches", "1", "--batch-size", "150"];
+    let report = torture(&place, &user, &user, &options).ends_with(0).json();
+    let left_out = report["left_out"].as_array().unwrap();
+    assert!(!left_out.is_empty(), "{report}");
+    assert!(left_out.iter().all(|form| form.as_str().unwrap().starts_with("sha")), "{report}");
+    assert!(report["compared"].as_u64().unwrap() > 150 * 1000, "{report}");
+}
+
 #[test]
 fn ctrl_c_ends_it_with_what_was_found_by_then() {
     let place = Place::new();
