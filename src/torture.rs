@@ -39,7 +39,7 @@ pub struct Arguments {
     /// The processor that code is made for
     #[arg(long, default_value = "x86_64")]
     isa: Isa,
-    /// Ends after so many minutes, with the batch. Without a limit it goes on until Ctrl-C
+    /// Ends after so many minutes, with the batch or with what is being made of a difference. Without a limit it goes on until Ctrl-C
     #[arg(long, value_name = "N", value_parser = minutes)]
     minutes: Option<Duration>,
     /// Ends after so many batches

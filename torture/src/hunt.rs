@@ -108,6 +108,7 @@ struct Hunt<'a> {
     request: &'a Request<'a>,
     subjects: Subjects<'a>,
     setting: Setting,
+    until: Option<Instant>,
     forms: Forms,
     /// Forms that are known to be wrong, and generated no more.
     known: Vec<Code>,
@@ -119,6 +120,7 @@ struct Hunt<'a> {
 /// Why it goes no further.
 enum Stop {
     Interrupted,
+    Time,
     Error(Error),
 }
 
@@ -198,6 +200,7 @@ fn run(request: &Request, tell: &mut dyn FnMut(Told)) -> Result<Hunted, Error> {
             left_out: Vec::new(),
             troubles: Vec::new(),
         },
+        until: request.time.and_then(|time| began.checked_add(time)),
         forms,
         known: Vec::new(),
         suspicious: false,
@@ -219,6 +222,7 @@ fn run(request: &Request, tell: &mut dyn FnMut(Told)) -> Result<Hunted, Error> {
         match hunt.batch(&batch, tell) {
             Ok(()) => {}
             Err(Stop::Interrupted) => break "interruption",
+            Err(Stop::Time) => break "time",
             Err(Stop::Error(error)) if hunt.hunted.findings.is_empty() => return Err(error),
             // What is found stays found.
             Err(Stop::Error(error)) => {

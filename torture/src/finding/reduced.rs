@@ -78,7 +78,7 @@ impl Subjects<'_> {
         let case = parts.swap_remove(first);
         // By itself it lies elsewhere, as it does where it is kept.
         let came = self.run(tells, std::slice::from_ref(&case))?;
-        let Some(ends) = came.into_iter().next().filter(|ends| shows(ends)) else { return Ok(None) };
+        let Some(ends) = came.into_iter().next().filter(shows) else { return Ok(None) };
         let guilty = case.pieces.last().map(shorter::told).unwrap_or_default();
         Ok(Some(Reduced { case, ends, guilty }))
     }

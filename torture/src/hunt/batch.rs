@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use iced_x86::{Code, Decoder, DecoderOptions};
 use lockstep::comparator::Pair;
@@ -148,6 +149,10 @@ impl Hunt<'_> {
         while let Some((sequence, case)) = open.pop() {
             if self.request.interrupts.load(Ordering::Relaxed) > 0 {
                 return Err(Stop::Interrupted);
+            }
+            // Where there is much to be found that takes long.
+            if self.until.is_some_and(|until| Instant::now() >= until) {
+                return Err(Stop::Time);
             }
             let Some(reduced) = self.subjects.reduce(self.setting, &case, differs)? else {
                 self.hunted.troubles.push(format!(
