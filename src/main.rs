@@ -18,6 +18,7 @@ mod report;
 mod selfcheck;
 mod show;
 mod terminal;
+mod torture;
 
 use std::process::ExitCode;
 
@@ -47,6 +48,7 @@ enum Command {
     Lockstep(lockstep::Arguments),
     Selfcheck(selfcheck::Arguments),
     Diff(diff::Arguments),
+    Torture(torture::Arguments),
     Corpus(corpus::Arguments),
 }
 
@@ -85,6 +87,7 @@ fn main() -> ExitCode {
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Lockstep(arguments) => lockstep::run(&arguments),
         Command::Selfcheck(arguments) => selfcheck::run(&arguments),
+        Command::Torture(arguments) => torture::run(&arguments),
         Command::Corpus(arguments) => corpus::run(&arguments),
     };
     match outcome {

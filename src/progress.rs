@@ -37,6 +37,14 @@ impl Progress {
         self.bar.tick();
     }
 
+    /// Shows how many instructions were generated, and so many a minute.
+    pub fn generated(&mut self, instructions: u64, more: impl FnOnce() -> String) {
+        let minutes = self.began.elapsed().as_secs().max(1);
+        let rate = grouped(instructions * 60 / minutes);
+        self.bar.set_message(format!("{} instructions, {rate} a minute{}", grouped(instructions), more()));
+        self.bar.tick();
+    }
+
     /// Passes on what the guest wrote. Nobody may be reading, which is no reason to stop.
     pub fn console(&self, bytes: &[u8]) {
         if let Some(&last) = bytes.last() {
