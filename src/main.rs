@@ -2,6 +2,7 @@
 //!
 //! Exit codes, everywhere: 0 the same (or done), 1 different, 2 trouble.
 
+mod bisect;
 mod corpus;
 mod debug;
 mod diff;
@@ -17,6 +18,7 @@ mod replay;
 mod report;
 mod selfcheck;
 mod show;
+mod step;
 mod terminal;
 
 use std::process::ExitCode;
@@ -47,6 +49,8 @@ enum Command {
     Lockstep(lockstep::Arguments),
     Selfcheck(selfcheck::Arguments),
     Diff(diff::Arguments),
+    Bisect(bisect::Arguments),
+    Step(step::Arguments),
     Corpus(corpus::Arguments),
 }
 
@@ -71,7 +75,10 @@ impl<E: std::error::Error> From<E> for Failure {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return step::misused(&error),
+    };
     interrupt::listen();
     let outcome = match arguments.command {
         Command::Record(arguments) => record::run(&arguments),
@@ -85,6 +92,8 @@ fn main() -> ExitCode {
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Lockstep(arguments) => lockstep::run(&arguments),
         Command::Selfcheck(arguments) => selfcheck::run(&arguments),
+        Command::Bisect(arguments) => bisect::run(&arguments),
+        Command::Step(arguments) => return step::run(&arguments),
         Command::Corpus(arguments) => corpus::run(&arguments),
     };
     match outcome {

@@ -125,6 +125,7 @@ impl Ride {
                 typed: Typing::Nothing,
                 passed: &passed,
                 commanded: false,
+                environment: None,
                 console: consoles.map(|files| files.get(side).as_fd()),
             };
             let tell = tell.clone();
