@@ -120,7 +120,7 @@ pub fn try_commit(
             (Mark::Good, format!("the same {} instructions", grouped(all)))
         }
         against::Found::Different { after, what } => {
-            (Mark::Bad, format!("the same up to {}, and then {what}", grouped(after)))
+            (Mark::Bad, format!("the same {} instructions, then {what}", grouped(after)))
         }
         against::Found::NoVerdict(why) | against::Found::Unknown(why) => {
             (Mark::Skip, format!("no verdict: {why}"))

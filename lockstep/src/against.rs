@@ -454,7 +454,7 @@ fn conclude(decided: Decided, mut stored: Stored, mut alone: Alone, console: boo
         }
         Decided::By(Order::Parted(Parted { after, before, flow, .. })) => {
             let what = if flow { "other instructions" } else { "other values" };
-            let what = format!("{what} up to instruction {}", grouped(before));
+            let what = format!("{what} before instruction {}", grouped(before));
             return Ok(Found::Different { after, what });
         }
         Decided::By(Order::Ended { side, at }) => {

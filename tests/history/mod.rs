@@ -63,7 +63,8 @@ pub fn git(repository: &Path, words: &[&str], input: &[u8]) -> String {
 /// The repository, which stays in the cache.
 pub fn history() -> History {
     let cache = corpus::cache().unwrap();
-    let version = fs::read_to_string(cache.join("qemu-src/version")).expect("no source of QEMU; run ./setup check");
+    let version =
+        fs::read_to_string(cache.join("qemu-src/version")).expect("no source of QEMU; run ./setup check");
     let source = cache.join("qemu-src").join(version.trim()).join("source");
     let folder = cache.join("history");
     fs::create_dir_all(&folder).unwrap();
@@ -112,7 +113,8 @@ fn make(repository: &Path, source: &Path) {
                 subject = format!("a change that breaks something ({branch})");
             }
             for Edit { file, pattern, replacement } in edits {
-                let text = changed.entry(file).or_insert_with(|| fs::read_to_string(source.join(file)).unwrap());
+                let text =
+                    changed.entry(file).or_insert_with(|| fs::read_to_string(source.join(file)).unwrap());
                 assert_eq!(text.matches(&pattern).count(), 1, "{file} has `{pattern}` once");
                 *text = text.replace(&pattern, &replacement);
                 let blob = git(&["hash-object", "-w", "--stdin"], text.as_bytes());
@@ -145,6 +147,12 @@ impl History {
             names.sort();
             names.join(" ")
         };
-        vec![git(&["for-each-ref"]), git(&["worktree", "list"]), names("."), names(".git"), git(&["count-objects"])]
+        vec![
+            git(&["for-each-ref"]),
+            git(&["worktree", "list"]),
+            names("."),
+            names(".git"),
+            git(&["count-objects"]),
+        ]
     }
 }
