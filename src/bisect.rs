@@ -1,6 +1,5 @@
 //! `tandem bisect`
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use ::bisect::bisection::{Bisection, Event};
@@ -181,6 +180,5 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     if let Some(page) = page {
         page.write(&::lockstep::html::render(&found.report))?;
     }
-    let _ = std::io::stdout().is_terminal();
     Ok(Outcome::Same)
 }

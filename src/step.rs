@@ -64,13 +64,13 @@ fn step(arguments: &Arguments) -> Result<Mark, Failure> {
     let probe = qemu::run::probe()?;
     let target = tried.target()?;
     let repository = Repository::find(&arguments.repo)?;
-    let top = repository.top()?.to_owned();
     let good = arguments.good.as_deref().map(|rev| repository.commit(rev)).transpose()?;
     let cache = tried.cache()?;
     let builder = tried.builder(&repository, &cache, &target);
     let mut progress = Progress::new("step");
     // First, because it may be edited while the good one is built.
-    let tree = repository.checked_out(&builder.objects()?)?;
+    let objects = builder.objects()?;
+    let tree = repository.checked_out(&objects.folder)?;
     let commit = head(&repository, tree)?;
     let kept = match &good {
         Some(good) => {
@@ -102,7 +102,6 @@ fn step(arguments: &Arguments) -> Result<Mark, Failure> {
     let tried = try_commit(&builder, &trial, &good, &commit, &mut |event| show(&mut progress, &event))?;
     progress.done();
     say(&line(&tried.step));
-    let _ = top;
     Ok(tried.step.mark)
 }
 

@@ -110,6 +110,12 @@ pub struct Kept {
     _entry: Entry,
 }
 
+/// A folder of git's objects, for as long as this is.
+pub struct Objects {
+    pub folder: PathBuf,
+    _own: Entry,
+}
+
 #[derive(Debug)]
 pub enum Outcome {
     Built(Kept),
@@ -128,9 +134,9 @@ struct Ended {
 }
 
 impl Builder<'_> {
-    /// The folder of this repository in the cache.
-    fn folder(&self) -> Result<PathBuf, Error> {
-        Ok(self.cache.folder(&format!("repositories/{}", self.repository.key()))?)
+    /// What is kept of this repository.
+    fn own(&self) -> Result<Entry, Error> {
+        Ok(self.cache.hold("repositories", &self.repository.key())?)
     }
 
     /// What makes two executables of one tree different.
@@ -143,10 +149,11 @@ impl Builder<'_> {
     ///
     /// # Errors
     /// Where the repository of our own can't be made.
-    pub fn objects(&self) -> Result<PathBuf, Error> {
-        let source = self.folder()?.join("source");
+    pub fn objects(&self) -> Result<Objects, Error> {
+        let own = self.own()?;
+        let source = own.folder.join("source");
         self.prepare(&source)?;
-        Ok(source.join(".git/objects"))
+        Ok(Objects { folder: source.join(".git/objects"), _own: own })
     }
 
     /// Makes the repository of our own, where it is not there.
@@ -172,7 +179,8 @@ impl Builder<'_> {
         if let Some(entry) = self.cache.get("builds", &key) {
             return Ok(Outcome::Built(self.kept(entry, None)));
         }
-        let folder = self.folder()?;
+        let own = self.own()?;
+        let folder = &own.folder;
         let lock = folder.join("lock");
         let waits = || says("waiting for another tandem that builds");
         let _lock = self.cache.lock(&lock, self.interrupts, waits)?;

@@ -18,6 +18,9 @@ use tempfile::TempDir;
 
 const USED: &str = "used";
 
+/// What counts for the limit: executables, good builds' runs, firmware, and each repository's source and objects.
+const KINDS: [&str; 4] = ["builds", "runs", "firmware", "repositories"];
+
 /// What is left of a run that was killed goes when it is so old.
 const LEFT: Duration = Duration::from_secs(3600);
 
@@ -59,7 +62,7 @@ impl Cache {
     /// Where it can't be written.
     pub fn open(folder: PathBuf, limit: u64) -> Result<Self, Error> {
         let cache = Cache { folder, limit };
-        for kind in ["builds", "runs", "new", "logs"] {
+        for kind in KINDS.iter().chain(&["new", "logs"]) {
             cache.folder(kind)?;
         }
         // Not each folder that can be made can be written.
@@ -124,6 +127,23 @@ impl Cache {
         Ok(Entry { folder, _used: used })
     }
 
+    /// An entry that is filled little by little, and is made where it is not there.
+    ///
+    /// # Errors
+    /// Where it can't be made.
+    pub fn hold(&self, kind: &str, name: &str) -> Result<Entry, Error> {
+        loop {
+            let folder = self.folder(kind)?.join(name);
+            let made = fs::create_dir_all(&folder)
+                .and_then(|()| File::options().create(true).append(true).open(folder.join(USED)));
+            drop(made.map_err(|why| self.unwritable(why))?);
+            // Somebody may have thrown it away meanwhile.
+            if let Some(entry) = self.get(kind, name) {
+                return Ok(entry);
+            }
+        }
+    }
+
     /// Throws an entry away that is of no use.
     pub fn remove(&self, entry: Entry) {
         let folder = entry.folder.clone();
@@ -141,7 +161,7 @@ impl Cache {
 
     /// Takes away what was not used for longest, as far as all is larger than it may be.
     fn shrink(&self) {
-        let mut entries: Vec<(SystemTime, u64, PathBuf)> = ["builds", "runs"]
+        let mut entries: Vec<(SystemTime, u64, PathBuf)> = KINDS
             .iter()
             .flat_map(|kind| fs::read_dir(self.folder.join(kind)).into_iter().flatten().flatten())
             .filter_map(|entry| {
@@ -207,7 +227,12 @@ impl Cache {
 /// How much a folder's files take, bytes.
 fn size(folder: &Path) -> u64 {
     let files = fs::read_dir(folder).into_iter().flatten().flatten();
-    files.filter_map(|file| file.metadata().ok()).map(|data| data.len()).sum()
+    let of = |file: fs::DirEntry| match file.metadata() {
+        Ok(data) if data.is_dir() => size(&file.path()),
+        Ok(data) => data.len(),
+        Err(_) => 0,
+    };
+    files.map(of).sum()
 }
 
 #[cfg(test)]
@@ -221,7 +246,7 @@ mod tests {
                 Ok(())
             })
             .unwrap();
-        let used = File::options().write(true).open(entry.folder.join(USED)).unwrap();
+        let used = File::options().append(true).open(entry.folder.join(USED)).unwrap();
         used.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
         entry
     }
