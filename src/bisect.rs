@@ -1,6 +1,7 @@
 //! `tandem bisect`
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use ::bisect::bisection::{Bisection, Event};
 use ::bisect::builds::{Builder, Target};
@@ -170,7 +171,13 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let mut progress = Progress::new("bisect");
     let found = bisection.run(&mut |event| show(&mut progress, &event));
     progress.done();
-    let mut found = found?;
+    // What git or a build then says is only that it was interrupted too.
+    let mut found = found.map_err(|error| match error.to_string() {
+        said if INTERRUPTS.load(Ordering::Relaxed) > 0 && !said.starts_with("interrupted") => {
+            Failure("interrupted".to_owned())
+        }
+        said => Failure(said),
+    })?;
     found.report.again = Some(report::again());
     if text {
         say(render(&found, report::medium()).trim_end());

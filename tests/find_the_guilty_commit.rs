@@ -334,6 +334,7 @@ fn ctrl_c_in_a_build_leaves_nothing() {
 fn what_can_not_be_bisected_gets_a_clear_line() {
     let place = Place::new();
     let (good, fold) = (good().unwrap(), of("fold"));
+    let executable = good.display().to_string();
     let repo = small(&place, &[good, fold]);
     let cache = place.path("cache").display().to_string();
     let other = place.path("other");
@@ -356,6 +357,15 @@ fn what_can_not_be_bisected_gets_a_clear_line() {
     ran(&line(&repo, "c0", "c0", &[])).is_refused_with(&["the same commit"]);
     ran(&line(&repo, "c1", "c0", &[])).is_refused_with(&["comes before --good", "exchange them"]);
     ran(&line(&repo, "c0", "apart", &[])).is_refused_with(&["no commit in common"]);
+    // The good one is on a branch of its own, off a commit that is bad: what is looked for was mended there.
+    git(Path::new(&repo), &["checkout", "--quiet", "-b", "mended", "c1"], b"");
+    std::fs::write(Path::new(&repo).join("built"), executable).unwrap();
+    git(Path::new(&repo), &["commit", "--quiet", "--all", "-m", "mended"], b"");
+    git(Path::new(&repo), &["checkout", "--quiet", "-b", "worse", "c1"], b"");
+    git(Path::new(&repo), &["commit", "--quiet", "--allow-empty", "-m", "worse"], b"");
+    let mended = ran(&line(&repo, "mended", "worse", &[]));
+    mended.ends_with(2);
+    assert!(mended.err.contains("The merge base ") && mended.err.contains("is bad"), "{}", mended.err);
     ran(&line(&repo, "c0", "c1", &["--target", "x86_64-bsd-user"]))
         .is_refused_with(&["x86_64-bsd-user", "CPU-softmmu"]);
     place

@@ -85,9 +85,15 @@ impl Target {
             "--disable-debug-info",
             "-Doptimization=2",
         ];
+        // What `-nic user` needs, where this machine has it.
+        let slirp = !self.is_program
+            && Command::new("pkg-config")
+                .args(["--exists", "slirp"])
+                .status()
+                .is_ok_and(|status| status.success());
         let target = format!("--target-list={}", self.name);
-        let words = kind.iter().chain(&common).map(|&word| word.to_owned());
-        std::iter::once(target).chain(words).collect()
+        let words = kind.iter().chain(&common).chain(slirp.then_some(&"--enable-slirp"));
+        std::iter::once(target).chain(words.map(|&word| word.to_owned())).collect()
     }
 }
 

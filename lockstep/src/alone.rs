@@ -39,8 +39,8 @@ pub enum Fate {
     Died { ending: String, started: Option<u64>, said: String },
     #[error("QEMU stood still in one instruction, for {} s of work, when {} had started", WORK.as_secs(), grouped(*.started))]
     Hung { started: u64 },
-    #[error("QEMU stood still for {} s", STALL.as_secs())]
-    Stalled,
+    #[error("QEMU stood still for {} s{}", STALL.as_secs(), by_then(*.started))]
+    Stalled { started: Option<u64> },
     #[error("the probe can't go on: {0}")]
     Probe(String),
     #[error("interrupted")]
@@ -125,7 +125,7 @@ impl Alone {
             }
             Ok(Happening::ProbeGone(Some(why))) => Err(Fate::Probe(why)),
             Ok(Happening::ProbeGone(None)) => self.gone(),
-            Err(RecvTimeoutError::Disconnected) => Err(Fate::Stalled),
+            Err(RecvTimeoutError::Disconnected) => Err(Fate::Stalled { started: None }),
             Err(RecvTimeoutError::Timeout) => self.waited(),
         }
     }
@@ -168,7 +168,7 @@ impl Alone {
             return Err(Fate::Hung { started });
         }
         if self.stalled {
-            return Err(Fate::Stalled);
+            return Err(Fate::Stalled { started: self.dying });
         }
         let mut said = self.run.last_words();
         // What a program can't be loaded for is said there.
@@ -195,7 +195,7 @@ impl Alone {
             return Ok(None);
         }
         if self.is_program || self.aborted {
-            return Err(Fate::Stalled);
+            return Err(Fate::Stalled { started: None });
         }
         // Told to end, its probe says how far it is; one that does not end loops, and its probe says where when it is made to.
         self.moved = Instant::now();
