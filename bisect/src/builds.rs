@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::statvfs::statvfs;
 use nix::unistd::Pid;
 
 use crate::cache::{self, Cache, Entry, key};
@@ -26,7 +27,7 @@ pub enum Error {
         "`{0}` is no target that Tandem rides: give CPU-softmmu or CPU-linux-user, as QEMU's configure names them"
     )]
     Target(String),
-    #[error("the disk is full: `{0}` says so")]
+    #[error("the disk that `{0}` is on is full; --cache-size says how much may be kept there")]
     Full(PathBuf),
     #[error("`{0}` can't be started: {1}; it is what builds QEMU")]
     Start(String, io::Error),
@@ -96,6 +97,9 @@ impl Target {
         std::iter::once(target).chain(words.map(|&word| word.to_owned())).collect()
     }
 }
+
+/// With less than this nothing is built, bytes.
+const ROOM: u64 = 8 << 20;
 
 /// What is built, and how.
 pub struct Builder<'a> {
@@ -210,8 +214,10 @@ impl Builder<'_> {
         }
         if !ended.is_success || !executable.is_file() {
             let text = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
-            if text.contains("No space left on device") {
-                return Err(Error::Full(log));
+            // On a full disk not even the log has room for that.
+            let room = statvfs(&objects).map(|disk| disk.blocks_available() * disk.fragment_size());
+            if text.contains("No space left on device") || room.is_ok_and(|room| room < ROOM) {
+                return Err(Error::Full(objects));
             }
             let why = if ended.is_success {
                 format!("no `{}` came of it", self.target.executable)
