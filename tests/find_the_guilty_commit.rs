@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
-use corpus::faults::{fault, good};
+use corpus::faults::{fault, faults, good};
 use history::{History, git, history};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -393,6 +393,30 @@ fn what_can_not_be_bisected_gets_a_clear_line() {
         &["step", "--nonsense"],
     ] {
         ran(&words(bad)).ends_with(128);
+    }
+}
+
+/// Whatever a fault does: each of the corpus's makes a bad commit, and the good build a good one.
+#[test]
+#[ignore = "one of them hangs for a while; ./bench bisect runs it"]
+fn each_fault_is_bad() {
+    let place = Place::new();
+    let cache = place.path("cache").display().to_string();
+    let mut executables = vec![good().unwrap()];
+    executables.extend(faults().map(|fault| fault.build().unwrap()));
+    let repo = small(&place, &executables);
+    let step = |number: usize, guest: &[String]| {
+        git(Path::new(&repo), &["checkout", "--quiet", &format!("c{number}")], b"");
+        let start = ["step", "--repo", &repo, "--good", "c0", "--build-cmd", COPIES, "--"];
+        place.run_with(("XDG_CACHE_HOME", &cache), &[&words(&start), guest].concat())
+    };
+    for (number, fault) in faults().enumerate() {
+        let guest = fault.arguments().unwrap();
+        let begun = std::time::Instant::now();
+        let ran = step(number + 1, &guest);
+        println!("{}: {:.1} s, {}", fault.name, begun.elapsed().as_secs_f64(), ran.out.trim());
+        ran.ends_with(1);
+        step(0, &guest).ends_with(0);
     }
 }
 

@@ -223,8 +223,7 @@ impl Stored {
     /// The digest at a position, where it is one of the last.
     fn digest(&self, at: u64) -> Option<u64> {
         let (end, before) = self.end.as_ref()?;
-        let place = before.len().checked_sub(usize::try_from(end.checked_sub(at)?).ok()? + 1)?;
-        before.get(place).copied()
+        one_of_the_last(*end, before, at)
     }
 
     /// Where it ended.
@@ -238,6 +237,12 @@ impl Stored {
         }
         Ok(self.end.as_ref().map_or(0, |(end, _)| *end))
     }
+}
+
+/// The digest at a position, of those of the last positions, the last at the end.
+fn one_of_the_last(end: u64, before: &[u64], at: u64) -> Option<u64> {
+    let back = usize::try_from(end.checked_sub(at)?).ok()?;
+    before.get(before.len().checked_sub(back + 1)?).copied()
 }
 
 /// Runs a guest and compares it with the stored run `path` of another build. `progress` gets the instructions found equal.
@@ -501,4 +506,18 @@ fn conclude(
         });
     }
     Ok(Found::Same { instructions: position })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::one_of_the_last;
+
+    #[test]
+    fn the_last_digests_are_known_by_their_positions() {
+        let before = [5, 6, 7];
+        let of = |at| one_of_the_last(100, &before, at);
+        assert_eq!([98, 99, 100].map(of), [Some(5), Some(6), Some(7)]);
+        assert_eq!([0, 97, 101].map(of), [None; 3]);
+        assert_eq!(one_of_the_last(100, &[], 100), None);
+    }
 }
