@@ -253,8 +253,13 @@ pub fn compare(mut guest: Guest, path: &Path, progress: &mut dyn FnMut(u64)) -> 
     let is_program = guest.build.mode == Mode::User;
     let first = once(&mut guest, path, progress)?;
     let Once { found: Found::Different { .. }, .. } = first else { return Ok(first.found) };
-    // What parts one build from itself is an input (`crate::programs`), or chance.
-    let times = if first.input { 3 } else { 1 };
+    // What parts one build from itself is an input (`crate::programs`), or chance. That it works for seconds in one instruction is
+    // neither, and would take as long again.
+    let times = match (first.hung, first.input) {
+        (true, _) => 0,
+        (false, true) => 3,
+        (false, false) => 1,
+    };
     for _ in 0..times {
         let again = once(&mut guest, path, progress)?;
         let same = if is_program {
@@ -279,6 +284,7 @@ struct Once {
     seen: Pair<u64>,
     /// Whether a system call came to something else.
     input: bool,
+    hung: bool,
 }
 
 fn once(guest: &mut Guest, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Once, Error> {
@@ -286,8 +292,9 @@ fn once(guest: &mut Guest, path: &Path, progress: &mut dyn FnMut(u64)) -> Result
     let reader = Reader::open(path)?;
     let mut request = guest.request();
     let drive = Drive::of(&mut request)?;
-    let no_verdict =
-        |why: String| Ok(Once { found: Found::NoVerdict(why), seen: Pair::default(), input: false });
+    let no_verdict = |why: String| {
+        Ok(Once { found: Found::NoVerdict(why), seen: Pair::default(), input: false, hung: false })
+    };
     let mut alone = match Alone::start(&request, &drive, environment) {
         Ok(alone) => alone,
         Err(why @ (run::Error::Io(_) | run::Error::NoProbe(_) | run::Error::OtherProbe { .. })) => {
@@ -325,13 +332,14 @@ fn once(guest: &mut Guest, path: &Path, progress: &mut dyn FnMut(u64)) -> Result
     alone.go(Comparator::first_credit(), KEPT, &head.look);
     let mut stored = Stored { reader, filled: 0, end: None };
     let decided = follow(&mut stored, &mut alone, &mut comparator, interrupts, progress);
+    let hung = matches!(decided, Err(Stop::Fate(Fate::Hung { .. })));
     let found = match decided {
         Ok(decided) => conclude(decided, stored, alone, (mode, drive.compares_console))?,
         Err(Stop::Fate(Fate::Interrupted)) => return Err(Error::Interrupted),
         Err(Stop::Fate(fate)) => broken(fate, &mut stored, comparator.equal() * CHUNK)?,
         Err(Stop::Error(error)) => return Err(error),
     };
-    Ok(Once { found, seen: comparator.seen(), input: comparator.calls().outcome.is_some() })
+    Ok(Once { found, seen: comparator.seen(), input: comparator.calls().outcome.is_some(), hung })
 }
 
 enum Stop {
