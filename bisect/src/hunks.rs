@@ -69,10 +69,14 @@ pub fn order(hunks: &mut [Hunk], stage: Option<Stage>, instruction: Option<&str>
     let mnemonic = instruction.and_then(mnemonic);
     for hunk in hunks.iter_mut() {
         let mut because = Vec::new();
-        hunk.weight = 0;
+        (hunk.weight, hunk.because) = (0, None);
+        if changed(&hunk.text).all(is_comment) {
+            continue;
+        }
         if let Some(part) = stage.and_then(|stage| part(stage, &hunk.file)) {
             because.push(format!("`{}` is of {part}", hunk.file));
-            hunk.weight += 3;
+            // Helpers are what a guest's instruction names, and so are nearer.
+            hunk.weight += if hunk.file.starts_with("accel/") { 2 } else { 3 };
         } else if let (None, Some(part)) = (stage, any(&hunk.file)) {
             because.push(format!("`{}` is of {part}", hunk.file));
             hunk.weight += 1;
@@ -94,6 +98,12 @@ pub fn order(hunks: &mut [Hunk], stage: Option<Stage>, instruction: Option<&str>
 
 fn changed(text: &str) -> impl Iterator<Item = &str> {
     text.lines().skip(1).filter(|line| line.starts_with(['+', '-']))
+}
+
+/// Whether a changed line is only text, as far as its beginning shows.
+fn is_comment(line: &str) -> bool {
+    let text = line[1..].trim();
+    text.is_empty() || ["/*", "* ", "*/", "//"].iter().any(|begin| text.starts_with(begin)) || text == "*"
 }
 
 /// The name of an instruction without its prefixes.
@@ -196,6 +206,17 @@ diff --git a/target/i386/tcg/emit.c.inc b/target/i386/tcg/emit.c.inc
         assert!(found[1].because.is_none() && found[2].because.is_none());
         order(&mut found, Some(Stage::Backend), None);
         assert!(found.iter().all(|hunk| hunk.because.is_none()));
+    }
+
+    #[test]
+    fn what_changes_only_comments_is_not_likely() {
+        let comment = "+++ b/accel/tcg/cpu-exec.c\n@@ -1 +1 @@ f\n-    /* once */\n+    /* twice */\n";
+        let helper = "+++ b/target/i386/tcg/seg_helper.c\n@@ -1 +1 @@ g\n-    *at = 1;\n+    *at = 2;\n";
+        let code = "+++ b/accel/tcg/tb-maint.c\n@@ -1 +1 @@ h\n-    a();\n+    b();\n";
+        let mut found = hunks(&[comment, code, helper].concat());
+        order(&mut found, Some(Stage::None), None);
+        let functions: Vec<_> = found.iter().map(|hunk| (&*hunk.function, hunk.because.is_some())).collect();
+        assert_eq!(functions, [("g", true), ("h", true), ("f", false)]);
     }
 
     #[test]
