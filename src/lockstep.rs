@@ -76,7 +76,7 @@ pub enum Format {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Compare {
+pub enum Compare {
     Flow,
     Stores,
     Full,

@@ -2,6 +2,7 @@
 //!
 //! Exit codes, everywhere: 0 the same (or done), 1 different, 2 trouble.
 
+mod bisect;
 mod corpus;
 mod debug;
 mod diff;
@@ -17,6 +18,7 @@ mod replay;
 mod report;
 mod selfcheck;
 mod show;
+mod step;
 mod terminal;
 mod torture;
 
@@ -49,6 +51,8 @@ enum Command {
     Selfcheck(selfcheck::Arguments),
     Diff(diff::Arguments),
     Torture(torture::Arguments),
+    Bisect(bisect::Arguments),
+    Step(step::Arguments),
     Corpus(corpus::Arguments),
 }
 
@@ -73,7 +77,10 @@ impl<E: std::error::Error> From<E> for Failure {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return step::misused(&error),
+    };
     interrupt::listen();
     let outcome = match arguments.command {
         Command::Record(arguments) => record::run(&arguments),
@@ -88,6 +95,8 @@ fn main() -> ExitCode {
         Command::Lockstep(arguments) => lockstep::run(&arguments),
         Command::Selfcheck(arguments) => selfcheck::run(&arguments),
         Command::Torture(arguments) => torture::run(&arguments),
+        Command::Bisect(arguments) => bisect::run(&arguments),
+        Command::Step(arguments) => return step::run(&arguments),
         Command::Corpus(arguments) => corpus::run(&arguments),
     };
     match outcome {

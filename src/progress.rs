@@ -45,6 +45,12 @@ impl Progress {
         self.bar.tick();
     }
 
+    /// Shows what is done now, where no instructions are counted.
+    pub fn doing(&mut self, what: &str) {
+        self.bar.set_message(what.to_owned());
+        self.bar.tick();
+    }
+
     /// Passes on what the guest wrote. Nobody may be reading, which is no reason to stop.
     pub fn console(&self, bytes: &[u8]) {
         if let Some(&last) = bytes.last() {

@@ -81,7 +81,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// A size with a unit, or in bytes.
-fn size(text: &str) -> Result<u64, String> {
+pub fn size(text: &str) -> Result<u64, String> {
     let (number, shift) = match text.strip_suffix(['K', 'M', 'G', 'T']) {
         Some(number) => {
             (number, [b'K', b'M', b'G', b'T'].iter().position(|unit| text.as_bytes().last() == Some(unit)))

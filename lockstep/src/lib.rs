@@ -9,8 +9,11 @@
 //! both builds make of the guilty block; [`report`] is the result as data, [`text`] as lines to read and [`html`] as a page to
 //! attach to a bug, both of which show what others say only as far as it is [`printable`]. [`inputs`] compares
 //! what two recordings took in; [`selfcheck`] rides a build against itself. Where the guests are user programs [`calls`]
-//! compares their system calls, and [`programs`] tells an input that differs from what the builds make of it.
+//! compares their system calls, and [`programs`] tells an input that differs from what the builds make of it. [`against`] compares
+//! one build, run [`alone`], with what another's run has left in a file ([`stored`]): a bisection's step.
 
+pub mod against;
+mod alone;
 mod blame;
 mod broken;
 pub mod calls;
@@ -32,6 +35,7 @@ pub mod report;
 pub mod ride;
 pub mod selfcheck;
 mod standing;
+pub mod stored;
 pub mod text;
 mod texts;
 mod unseen;

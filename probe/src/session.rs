@@ -395,7 +395,7 @@ impl Session {
     fn passed(&mut self) -> Result<(), Trouble> {
         let position = self.position();
         match self.asked.take_if(|asked| *asked <= position) {
-            Some(asked) => self.answer(ToProbe::UpTo(asked)),
+            Some(asked) => self.answer(ToProbe::UpTo { from: asked, to: asked }),
             None => Ok(()),
         }
     }
@@ -415,18 +415,19 @@ impl Session {
                 let digests = self.stream.digests(&self.table, from, to);
                 self.say(&FromProbe::Digests(digests))
             }
-            ToProbe::UpTo(position) if position > self.position() && !self.is_over => {
-                self.stream.note(position);
-                self.asked = Some(position);
+            ToProbe::UpTo { from, to } if from == to && to > self.position() && !self.is_over => {
+                self.stream.note(to);
+                self.asked = Some(to);
                 Ok(())
             }
-            ToProbe::UpTo(position) => {
-                let digest = self.stream.digests(&self.table, position, position);
-                let digest = digest.and_then(|digests| digests.first().copied());
+            ToProbe::UpTo { from, to } => {
                 let Look { stores, loads, .. } = *self.looking.look();
-                let memory =
-                    if stores || loads { self.stream.memory_at(position) } else { Some(Memory::default()) };
-                self.say(&FromProbe::UpTo(digest.map(|digest| (digest, memory))))
+                let memory = |position| {
+                    if stores || loads { self.stream.memory_at(position) } else { Some(Memory::default()) }
+                };
+                let digests = self.stream.digests(&self.table, from, to);
+                let both = digests.map(|digests| digests.into_iter().zip((from..).map(memory)).collect());
+                self.say(&FromProbe::UpTo(both))
             }
             ToProbe::Window(index) => {
                 let window = self.stream.window(&self.table, index);

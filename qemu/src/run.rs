@@ -5,6 +5,7 @@
 //! nothing to clean up, whoever dies; and QEMU itself is killed by the kernel when the thread that started it
 //! ends (`PR_SET_PDEATHSIG`), which therefore has to be the main thread.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -109,6 +110,8 @@ pub struct Plan<'a> {
     pub commanded: bool,
     /// The file that its standard output goes to, where not to who started it.
     pub console: Option<BorrowedFd<'a>>,
+    /// What its environment is, where not that of who started it.
+    pub environment: Option<&'a [(OsString, OsString)]>,
 }
 
 /// The ends of what commands a QEMU, before anything is said on them.
@@ -151,6 +154,9 @@ impl Run {
         let (host, guest) = UnixStream::pair()?;
         let mut passed: Vec<RawFd> = plan.passed.iter().map(AsRawFd::as_raw_fd).collect();
         let mut command = Command::new(&plan.build.path);
+        if let Some(environment) = plan.environment {
+            command.env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
+        }
         // Of a user program's QEMU all that comes behind the program is that one's.
         let is_user = plan.build.mode == Mode::User;
         if !is_user {

@@ -181,6 +181,7 @@ impl<'a> Machine<'a> {
             typed: Typing::Nothing,
             passed: &passed,
             commanded: true,
+            environment: None,
             console: None,
         };
         let mut run = Run::start(&plan, move |happening| drop(tell.send(happening)))?;

@@ -205,6 +205,7 @@ fn start(
         typed: Typing::Nothing,
         passed: &passed,
         commanded: false,
+        environment: None,
         console: None,
     };
     let run = Run::start(&plan, tell)?;

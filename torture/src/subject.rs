@@ -177,6 +177,7 @@ impl Subject<'_> {
             typed: Typing::Nothing,
             passed: &[],
             commanded: false,
+            environment: None,
             console: Some(std::os::fd::AsFd::as_fd(&console)),
         };
         let mut run = Run::start(&plan, |_| {})?;

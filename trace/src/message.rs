@@ -69,9 +69,9 @@ pub enum FromProbe {
     Steps(Vec<Step>),
     /// The answer to [`ToProbe::Digests`]; `None` where the probe no longer or not yet knows.
     Digests(Option<Vec<u64>>),
-    /// The answer to [`ToProbe::UpTo`]: the digests of the whole stream up to there, that of memory where it is still known. `None`
+    /// The answer to [`ToProbe::UpTo`]: the digests of the whole stream up to each, that of memory where it is still known. `None`
     /// where the probe no longer knows, or has ended before.
-    UpTo(Option<(u64, Option<Memory>)>),
+    UpTo(Option<Vec<(u64, Option<Memory>)>>),
     /// The answer to [`ToProbe::Window`]; `None` where the probe no longer or not yet knows.
     Window(Option<Window>),
     /// The last instruction that is wanted of those watched for starts now; so many were before it.
@@ -97,8 +97,9 @@ pub enum ToProbe {
     Credit(u64),
     /// The digests at each position from `from` to `to`, both included.
     Digests { from: u64, to: u64 },
-    /// The digests at a position, that of memory among them, as soon as the run has come there; no answer where it ends before.
-    UpTo(u64),
+    /// The digests at each position from `from` to `to`, both included, that of memory among them. Where it is one position they come as
+    /// soon as the run has come there, and there is no answer where it ends before.
+    UpTo { from: u64, to: u64 },
     /// The instructions of chunk `0`.
     Window(u64),
     /// Run on, from where it said [`FromProbe::Waiting`].

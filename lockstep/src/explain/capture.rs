@@ -175,6 +175,7 @@ impl Running {
             typed: Typing::Nothing,
             passed: &passed,
             commanded: false,
+            environment: None,
             console: None,
         };
         let run = Run::start(&plan, |_| {}).map_err(|error| Error::Run(side, error))?;

@@ -125,6 +125,7 @@ impl Ride {
                 typed: Typing::Nothing,
                 passed: &passed,
                 commanded: false,
+                environment: None,
                 console: consoles.map(|files| files.get(side).as_fd()),
             };
             let tell = tell.clone();
@@ -390,9 +391,11 @@ impl Ride {
                     self.one_ended.get_or_insert_with(Instant::now);
                     self.comparator.ended(side, End { position, recorded, digest, memory }, (samples, calls))
                 }
-                Some((side, FromProbe::UpTo(Some(digests)))) => self.comparator.answered(side, digests),
+                Some((side, FromProbe::UpTo(Some(digests)))) if digests.len() == 1 => {
+                    self.comparator.answered(side, digests[0])
+                }
                 Some((side, FromProbe::UpTo(None))) if self.comparator.is_shorter(side) => Vec::new(),
-                Some((side, FromProbe::UpTo(None))) => return Err(Trouble::Forgotten(side)),
+                Some((side, FromProbe::UpTo(_))) => return Err(Trouble::Forgotten(side)),
                 Some((side, message)) => {
                     return Err(Trouble::Probe(side, format!("it said {message:?} out of turn")));
                 }
@@ -409,7 +412,7 @@ impl Ride {
                 match order {
                     Order::Credit(side, credit) => self.runs.get_mut(side).say(&ToProbe::Credit(credit)),
                     Order::Ask(side, _) if *self.gone.get(side) => return Err(Trouble::Forgotten(side)),
-                    Order::Ask(side, at) => self.runs.get_mut(side).say(&ToProbe::UpTo(at)),
+                    Order::Ask(side, at) => self.runs.get_mut(side).say(&ToProbe::UpTo { from: at, to: at }),
                     decided => return Ok(decided),
                 }
             }

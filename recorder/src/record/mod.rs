@@ -160,6 +160,7 @@ pub fn record(request: Request, show: &mut Show) -> Result<Recorded, Error> {
         },
         passed: &[log_end.as_fd()],
         commanded: false,
+        environment: None,
         console: None,
     };
     let mut run = match Run::start(&plan, move |happening| drop(told.send(Come::Run(happening)))) {
