@@ -315,7 +315,7 @@ impl Stream {
     pub fn settle(&mut self, table: &Table, recent: &[Entry], accesses: &mut Accesses) -> Option<Full> {
         let (last, left) = recent.split_last()?;
         let first = (self.position, self.memory);
-        let ran = self.running.map_or(0, |running| running.count().into());
+        let ran = self.running.map_or(0, Block::count);
         let of_running = accesses.before(1);
         let of_left = &accesses.before(recent.len())[of_running.len()..];
         let mut full = self.running.and_then(|running| self.take_in(running, running.count(), of_running));
@@ -335,12 +335,7 @@ impl Stream {
             }
         }
         let made = of_running.len() + of_left.len();
-        self.tail.keep(
-            first,
-            std::iter::once(ran).chain(left.iter().map(|entry| entry.count())),
-            accesses,
-            made,
-        );
+        self.tail.keep(first, (ran, left, self.position), accesses, made);
         self.running = Some(table.get(last.block()));
         self.left(full)
     }
@@ -446,7 +441,7 @@ impl Stream {
         };
         let made = of_it.len();
         accesses.truncate(made);
-        self.tail.keep(first, std::iter::once(ran.into()), accesses, made);
+        self.tail.keep(first, (ran, &[], self.position), accesses, made);
         Ok(self.left(full))
     }
 

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use crate::access::{Access, Accesses, Memory};
+use crate::block::Entry;
 
 /// How many batches are kept, of some 5,000 instructions each. A machine with all cores busy stops a guest 20,000 to 250,000 instructions
 /// late; more batches would cost more in the processor's caches than running again now and then (128: 4 % of a ride, 24: 1 %).
@@ -22,7 +23,7 @@ struct Batch {
     first: u64,
     memory: Memory,
     /// How many instructions each block, or what lies between two, put into the stream; an access says of which it is.
-    counts: Vec<u64>,
+    counts: Vec<u32>,
     /// Up to which position these come.
     end: u64,
     accesses: Vec<Access>,
@@ -34,7 +35,7 @@ impl Batch {
         let (mut begin, mut entry) = (self.first, 0);
         let before = self.accesses.iter().take_while(|access| {
             while entry < access.entry() {
-                begin += self.counts[entry];
+                begin += u64::from(self.counts[entry]);
                 entry += 1;
             }
             begin + u64::from(access.number()) < position
@@ -45,10 +46,12 @@ impl Batch {
         memory
     }
 
-    fn extend(&mut self, counts: impl Iterator<Item = u64>) {
-        let before = self.counts.len();
-        self.counts.extend(counts);
-        self.end += self.counts[before..].iter().sum::<u64>();
+    /// A block that put `ran` instructions into the stream, and those that ran wholly behind it, up to `end`.
+    #[expect(clippy::cast_possible_truncation, reason = "16 bits")]
+    fn extend(&mut self, ran: u32, left: &[Entry], end: u64) {
+        self.counts.push(ran);
+        self.counts.extend(left.iter().map(|entry| entry.count() as u32));
+        self.end = end;
     }
 }
 
@@ -62,12 +65,12 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
-    /// Blocks that begin at `first`, where the digests are `memory`, have put so many instructions each into the stream. What they
-    /// did to memory is the first `made` of `accesses`, which are forgotten there.
+    /// A block that begins at `first`, where the digests are `memory`, has put `ran` instructions into the stream, and those of `left`
+    /// behind it all of theirs, up to `end`. What they did to memory is the first `made` of `accesses`, which are forgotten there.
     pub(crate) fn keep(
         &mut self,
         (first, memory): (u64, Memory),
-        counts: impl Iterator<Item = u64>,
+        (ran, left, end): (u32, &[Entry], u64),
         accesses: &mut Accesses,
         made: usize,
     ) {
@@ -77,11 +80,12 @@ impl Tail {
         if let Some(last) = self.batches.back_mut()
             && made < FEW
             && last.accesses.len().max(last.counts.len()) < Accesses::USUAL
+            && let Ok(between) = u32::try_from(first - last.end)
         {
-            last.extend(std::iter::once(first - last.end));
+            last.counts.push(between);
             let before = last.counts.len();
             last.accesses.extend(accesses.noted()[..made].iter().map(|access| access.behind(before)));
-            last.extend(counts);
+            last.extend(ran, left, end);
             return accesses.forget(made);
         }
         let mut batch = if self.batches.len() == BATCHES {
@@ -91,8 +95,8 @@ impl Tail {
             Batch::default()
         };
         batch.counts.clear();
-        (batch.first, batch.end, batch.memory) = (first, first, memory);
-        batch.extend(counts);
+        (batch.first, batch.memory) = (first, memory);
+        batch.extend(ran, left, end);
         accesses.give(made, &mut batch.accesses);
         self.batches.push_back(batch);
     }
