@@ -45,6 +45,7 @@ fn is_number(word: &str) -> bool {
 
 fn is_name(word: &str) -> bool {
     word.starts_with(|c: char| c.is_ascii_alphabetic())
+        && !word.ends_with('/')
         && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '/' || c == '_')
 }
 
@@ -147,6 +148,7 @@ mod tests {
         let names: Vec<_> = registers("riscv64", riscv).into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["mhartid", "zero", "ra", "ft0"]);
         assert_eq!(registers("s390x", "R00=0000000000000000\n"), []);
+        assert_eq!(registers("riscv64", "x1/=0000000000000000\n"), []);
     }
 
     proptest! {
