@@ -398,7 +398,7 @@ impl Comparator {
         let longer = self.streams.get(other);
         match longer.end {
             Some(theirs) if theirs.position == at => self.at_end(side, (theirs.digest, Some(theirs.memory))),
-            Some(_) if longer.answered => self.both_equal(),
+            _ if longer.answered => self.alike(side, end),
             Some(_) if longer.asked => Vec::new(),
             None if longer.asked => vec![Order::Credit(other, longer.filled + AHEAD)],
             end => {
@@ -451,12 +451,23 @@ impl Comparator {
         }
         self.forgotten = memory.is_none();
         self.equal = self.equal.max(at / CHUNK);
-        let other = self.streams.get_mut(side.other());
-        other.answered = true;
+        self.streams.get_mut(side.other()).answered = true;
+        self.alike(side, end)
+    }
+
+    /// Where `side` has ended both are equal.
+    fn alike(&mut self, side: Side, end: End) -> Vec<Order> {
+        let (at, other) = (end.position, self.streams.get(side.other()));
+        let goes_on = match other.end {
+            Some(theirs) => theirs.position > at,
+            // It may be about to end there.
+            None => other.filled * CHUNK > at,
+        };
         match other.end {
-            Some(theirs) if theirs.position == at => self.both_equal(),
-            _ if self.is_program && self.forgotten => self.decide(Order::Again { until: end.recorded }),
-            _ if self.is_program => self.ended_early(at),
+            _ if goes_on && self.is_program && self.forgotten => {
+                self.decide(Order::Again { until: end.recorded })
+            }
+            _ if goes_on && self.is_program => self.ended_early(at),
             Some(_) => self.both_equal(),
             None => vec![Order::Credit(side.other(), other.filled + AHEAD)],
         }
@@ -627,6 +638,20 @@ mod tests {
             comparator.answered(Side::B, (5, Some(Memory::default()))),
             vec![Order::Same { position: 100 }]
         );
+    }
+
+    #[test]
+    fn a_program_that_answers_may_end_right_there() {
+        for (position, digest, early) in [(100, 5, false), (101, 6, true)] {
+            let mut comparator = Comparator::of_programs("x86_64");
+            comparator.ended(Side::A, end(100, 5), (Vec::new(), Vec::new()));
+            let credit = vec![Order::Credit(Side::B, AHEAD)];
+            assert_eq!(comparator.answered(Side::B, (5, Some(Memory::default()))), credit);
+            let orders = comparator.ended(Side::B, end(position, digest), (Vec::new(), Vec::new()));
+            let parted = Parted { chunk: 0, after: 0, before: 100, flow: true };
+            let expected = if early { Order::Parted(parted) } else { Order::Same { position: 100 } };
+            assert_eq!(orders, vec![expected]);
+        }
     }
 
     #[test]
