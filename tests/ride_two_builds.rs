@@ -30,7 +30,10 @@ fn a_build_is_the_same_as_itself_over_a_whole_boot() {
 fn one_instruction_a_block_is_the_same_run() {
     let place = Place::new();
     place.record("boot.tdm", &build("debian-10.0"), &guest("linux")).ends_with(0);
-    let options = ["--recording", "boot.tdm", "--b-arg", "-accel", "--b-arg", "tcg,one-insn-per-tb=on"];
+    // Right before it ends this Linux stores flags behind a `bt`, which leaves OF undefined: QEMU makes another of it in a block of
+    // more than one instruction.
+    let options = ["--compare", "flow", "--b-arg", "-accel", "--b-arg", "tcg,one-insn-per-tb=on"];
+    let options = [&["--recording", "boot.tdm"], &options[..]].concat();
     let ran = place.run(&lockstep("debian-10.0", "debian-10.0", &options, &[]));
     ran.ends_with(0);
     let report = ran.json();
