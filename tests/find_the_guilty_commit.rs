@@ -137,6 +137,12 @@ fn bisect_run(place: &Place, tree: &Path) -> String {
     log
 }
 
+/// The command line that looks in `repo` for the commit, each built by the shell's line `build`.
+fn bisecting(repo: &str, good: &str, bad: &str, build: &str, more: &[&str]) -> Vec<String> {
+    let start = ["bisect", "--repo", repo, "--good", good, "--bad", bad, "--build-cmd", build];
+    [words(&start), words(more)].concat()
+}
+
 /// A repository that passes for QEMU's: each commit names an executable that is there already, which is what its build comes to.
 fn small(place: &Place, executables: &[PathBuf]) -> String {
     let folder = place.path("small");
@@ -185,44 +191,16 @@ fn one_that_does_not_start_is_skipped_and_one_that_dies_later_is_bad() {
         &[good.clone(), none.clone(), good.clone(), good, none.clone(), death.clone(), none, death],
     );
     let cache = place.path("cache").display().to_string();
-    let start = [
-        "bisect",
-        "--repo",
-        &repo,
-        "--good",
-        "c0",
-        "--bad",
-        "c7",
-        "--build-cmd",
-        COPIES,
-        "--format",
-        "json",
-        "--",
-    ];
-    let line = [words(&start), guest("rom-arithmetic")].concat();
+    let start = bisecting(&repo, "c0", "c7", COPIES, &["--format", "json", "--"]);
+    let line = [start, guest("rom-arithmetic")].concat();
     let ran = place.run_with(("XDG_CACHE_HOME", &cache), &line);
     // Number 4 stands between the last good one and the first bad one, and nobody knows what it is.
     ran.ends_with(2);
     assert!(ran.err.contains("no commit is the first bad one: it is one of "), "{}", ran.err);
     assert!(ran.err.contains("no machine today"), "{}", ran.err);
-    let line = [
-        words(&[
-            "bisect",
-            "--repo",
-            &repo,
-            "--good",
-            "c2",
-            "--bad",
-            "c7",
-            "--skip",
-            "c4",
-            "--build-cmd",
-            COPIES,
-        ]),
-        words(&["--"]),
-        guest("rom-arithmetic"),
-    ]
-    .concat();
+    let line =
+        [bisecting(&repo, "c2", "c7", COPIES, &["--skip", "c4"]), words(&["--"]), guest("rom-arithmetic")]
+            .concat();
     place.run_with(("XDG_CACHE_HOME", &cache), &line).ends_with(2);
 
     let step = |rev: &str| {
@@ -244,10 +222,9 @@ fn a_recording_drives_the_commits_where_the_guest_can_not_run_live() {
     let (good, fold) = (good().unwrap(), of("fold"));
     let repo = small(&place, &[good.clone(), good, fold.clone(), fold]);
     let cache = place.path("cache").display().to_string();
-    let start =
-        ["bisect", "--repo", &repo, "--good", "c0", "--bad", "c3", "--build-cmd", COPIES, "--format", "json"];
+    let start = bisecting(&repo, "c0", "c3", COPIES, &["--format", "json"]);
     let until = ["--until-icount", "500000000", "--"];
-    let line = [words(&start), words(&until), guest("rom-arithmetic")].concat();
+    let line = [start, words(&until), guest("rom-arithmetic")].concat();
     let found = place.run_with(("XDG_CACHE_HOME", &cache), &line).ends_with(0).json();
     assert_eq!(found["commit"]["subject"], "number 2");
     assert_eq!(found["good_runs"], 3);
@@ -294,8 +271,8 @@ fn ctrl_c_in_a_build_leaves_nothing() {
     let before = state();
     let marker = format!("4{}", std::process::id());
     let sleeps = format!("touch $TANDEM_BUILD/begun; sleep {marker} & sleep {marker}; wait");
-    let start = ["bisect", "--repo", &repo, "--good", "c0", "--bad", "c1", "--build-cmd", &sleeps, "--"];
-    let mut command = place.command(&[words(&start), guest("rom-arithmetic")].concat());
+    let start = bisecting(&repo, "c0", "c1", &sleeps, &["--"]);
+    let mut command = place.command(&[start, guest("rom-arithmetic")].concat());
     let child = command.env("XDG_CACHE_HOME", &cache).spawn().unwrap();
     let sleeping = || {
         let found = Command::new("pgrep").args(["-f", &format!("^sleep {marker}$")]).output().unwrap().stdout;
@@ -311,21 +288,8 @@ fn ctrl_c_in_a_build_leaves_nothing() {
     let left: Vec<_> = std::fs::read_dir(place.path("cache/tandem/bisect/new")).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
     // Nothing is locked, and the next one builds.
-    let start = [
-        "bisect",
-        "--repo",
-        &repo,
-        "--good",
-        "c0",
-        "--bad",
-        "c1",
-        "--build-cmd",
-        COPIES,
-        "--format",
-        "json",
-        "--",
-    ];
-    let line = [words(&start), guest("rom-arithmetic")].concat();
+    let start = bisecting(&repo, "c0", "c1", COPIES, &["--format", "json", "--"]);
+    let line = [start, guest("rom-arithmetic")].concat();
     let found = place.run_with(("XDG_CACHE_HOME", &cache), &line).ends_with(0).json();
     assert_eq!(found["commit"]["subject"], "number 1");
 }
@@ -344,8 +308,7 @@ fn what_can_not_be_bisected_gets_a_clear_line() {
     git(Path::new(&repo), &["checkout", "--quiet", "--orphan", "apart", "c0"], b"");
     git(Path::new(&repo), &["commit", "--quiet", "-m", "apart"], b"");
     let line = |repo: &str, good: &str, bad: &str, more: &[&str]| {
-        let start = ["bisect", "--repo", repo, "--good", good, "--bad", bad, "--build-cmd", COPIES];
-        [words(&start), words(more), words(&["--"]), guest("rom-arithmetic")].concat()
+        [bisecting(repo, good, bad, COPIES, more), words(&["--"]), guest("rom-arithmetic")].concat()
     };
     let ran = |line: &[String]| place.run_with(("XDG_CACHE_HOME", &cache), line);
     let nowhere = place.path("nowhere").display().to_string();
@@ -371,21 +334,8 @@ fn what_can_not_be_bisected_gets_a_clear_line() {
     place
         .run_with(("XDG_CACHE_HOME", "/proc"), &line(&repo, "c0", "c1", &[]))
         .is_refused_with(&["the cache `/proc/tandem/bisect` can't be written"]);
-    let fails = [
-        "bisect",
-        "--repo",
-        &repo,
-        "--good",
-        "c0",
-        "--bad",
-        "c1",
-        "--build-cmd",
-        "echo no compiler; exit 3",
-        "--",
-        "-M",
-        "pc",
-    ];
-    ran(&words(&fails)).is_refused_with(&["the good commit", "does not build: no compiler", ".log`"]);
+    let fails = bisecting(&repo, "c0", "c1", "echo no compiler; exit 3", &["--", "-M", "pc"]);
+    ran(&fails).is_refused_with(&["the good commit", "does not build: no compiler", ".log`"]);
     // Git would take these for a bad commit, were they told by the exit code that all other commands have.
     for bad in [
         &["step", "--good", "v99", "--repo", &*repo, "--", "-M", "pc"][..],

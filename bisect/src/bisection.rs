@@ -122,7 +122,7 @@ pub fn try_commit(
         against::Found::Different { after, what } => {
             (Mark::Bad, format!("the same {} instructions, then {what}", grouped(after)))
         }
-        against::Found::NoVerdict(why) | against::Found::Unknown(why) => {
+        against::Found::NoVerdict(why) | against::Found::Varies(why) | against::Found::Unknown(why) => {
             (Mark::Skip, format!("no verdict: {why}"))
         }
     };

@@ -170,7 +170,7 @@ impl Trial<'_> {
                         let after = recorder::account::grouped(after);
                         return Err(Error::Undeterministic(format!("{what}, all the same up to {after}")));
                     }
-                    Found::Unknown(why) => return Err(Error::Undeterministic(why)),
+                    Found::Unknown(why) | Found::Varies(why) => return Err(Error::Undeterministic(why)),
                     Found::NoVerdict(why) => return Err(Error::NoControl(why)),
                 }
             }

@@ -63,6 +63,8 @@ pub enum Found {
     },
     /// QEMU did not come to the guest's first instruction, or nothing can be said.
     NoVerdict(String),
+    /// It differs, and when it is run again not so: an input does.
+    Varies(String),
     /// The stored run does not know what has to be asked: only a ride of both builds tells.
     Unknown(String),
 }
@@ -270,7 +272,7 @@ pub fn compare(mut guest: Guest, path: &Path, progress: &mut dyn FnMut(u64)) -> 
             matches!(again.found, Found::Different { .. })
         };
         if !same {
-            return Ok(Found::NoVerdict(
+            return Ok(Found::Varies(
                 "it differs from the good build's run, and when it is run again not so: an input differs"
                     .to_owned(),
             ));

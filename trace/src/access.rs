@@ -204,7 +204,7 @@ impl Accesses {
     }
 
     /// Forgets the first `count`; those behind are of the block that ran before those noted then.
-    pub fn forget(&mut self, count: usize) {
+    pub(crate) fn forget(&mut self, count: usize) {
         self.noted.drain(..count);
         for access in &mut self.noted {
             *access = access.of_running();
