@@ -16,7 +16,7 @@ use qemu::build::Build;
 
 use crate::interrupt::INTERRUPTS;
 use crate::progress::{Progress, say};
-use crate::{Failure, Outcome, report};
+use crate::{Failure, Outcome, reduction, report};
 
 /// Ride two QEMU builds side by side to the first instruction at which they part.
 #[derive(clap::Args)]
@@ -60,6 +60,8 @@ pub struct Arguments {
     no_explain: bool,
     #[command(flatten)]
     told: report::Arguments,
+    #[command(flatten)]
+    reduction: reduction::Arguments,
     /// How the report is printed; the data is documented in lockstep/REPORT.md
     #[arg(long, default_value = "text")]
     format: Format,
@@ -120,6 +122,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let b = if arguments.b == arguments.a { a.clone() } else { Build::inspect_any(&arguments.b)? };
     let symbols = arguments.told.symbols()?;
     let page = arguments.told.page()?;
+    let folder = arguments.reduction.folder()?;
     let probe = qemu::run::probe()?;
     let mut recording = arguments.recording.as_deref().map(Reader::open).transpose()?;
     let extra = Pair { a: &*arguments.a_arg, b: &*arguments.b_arg };
@@ -143,7 +146,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         extra,
         depth: arguments.compare.map(Into::into),
         loads: arguments.loads,
-        driven: driven(&mut recording, &mut made),
+        driven: Driven::Live,
         explain: arguments.explain
             || !arguments.no_explain
                 && (page.is_some() || arguments.format == Format::Text && std::io::stdout().is_terminal()),
@@ -151,9 +154,13 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         symbols: symbols.as_ref(),
         interrupts: &INTERRUPTS,
     };
-    let report = ride(request, &mut |equal| progress.show(equal, String::new));
+    let lent = Request { driven: driven(&mut recording, &mut made), ..request };
+    let report = ride(lent, &mut |equal| progress.show(equal, String::new));
     progress.done();
-    let report = Report { again: Some(report::again()), ..report? };
+    let mut report = Report { again: Some(report::again()), ..report? };
+    if let Some(folder) = folder {
+        folder.fill(Request { driven: driven(&mut recording, &mut made), ..request }, &mut report);
+    }
     match arguments.format {
         Format::Text => say(render(&report, report::medium()).trim_end()),
         Format::Json => say(&serde_json::to_string_pretty(&report)?),

@@ -15,6 +15,7 @@ mod progress;
 mod record;
 mod repair;
 mod replay;
+mod reduction;
 mod report;
 mod selfcheck;
 mod show;

@@ -10,7 +10,8 @@
 //! attach to a bug, both of which show what others say only as far as it is [`printable`]. [`inputs`] compares
 //! what two recordings took in; [`selfcheck`] rides a build against itself. Where the guests are user programs [`calls`]
 //! compares their system calls, and [`programs`] tells an input that differs from what the builds make of it. [`against`] compares
-//! one build, run [`alone`], with what another's run has left in a file ([`stored`]): a bisection's step.
+//! one build, run [`alone`], with what another's run has left in a file ([`stored`]): a bisection's step. [`excerpt`] is what was
+//! executed around a divergence, for who cuts a program from it.
 
 pub mod against;
 mod alone;
@@ -22,6 +23,7 @@ pub mod depth;
 mod difference;
 pub mod disassembly;
 mod drive;
+pub mod excerpt;
 mod dump;
 pub mod expansion;
 pub mod explain;

@@ -201,7 +201,7 @@ pub(crate) fn inside(
 }
 
 /// Where the blocks begin that instructions from `from` up to `to` are of.
-fn begins(windows: &[Window], from: u64, to: u64) -> Vec<u64> {
+pub(crate) fn begins(windows: &[Window], from: u64, to: u64) -> Vec<u64> {
     let mut begins = BTreeSet::new();
     for window in windows {
         let mut position = window.first;

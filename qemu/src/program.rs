@@ -75,6 +75,13 @@ impl<'a> Program<'a> {
         }
     }
 
+    /// The value that QEMU will use of its own option `name` (the last one given), if any.
+    #[must_use]
+    pub fn value(&self, name: &str) -> Option<&'a str> {
+        let mut pairs = self.options.windows(2).rev();
+        pairs.find(|pair| option(&pair[0]) == Some(name)).map(|pair| &*pair[1])
+    }
+
     /// The line on which it is the same run each time, with `extra` options.
     #[must_use]
     pub fn line(&self, extra: &[String]) -> Vec<String> {
@@ -106,6 +113,13 @@ mod tests {
             let given = words(given);
             assert_eq!(Program::parse(&given).unwrap().line(&words("-cpu max")), words(line));
         }
+    }
+
+    #[test]
+    fn the_last_of_an_option_counts_and_the_program_s_do_not() {
+        let given = words("-cpu qemu64 --cpu max -L /usr/x prog -cpu x");
+        let program = Program::parse(&given).unwrap();
+        assert_eq!((program.value("cpu"), program.value("s")), (Some("max"), None));
     }
 
     #[test]

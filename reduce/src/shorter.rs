@@ -2,7 +2,7 @@
 
 use iced_x86::{Code, Decoder, DecoderOptions, Formatter, Instruction, IntelFormatter};
 
-use crate::case::{Case, MXCSR, Piece, R15, RSP, State};
+use crate::case::{Case, MXCSR, Piece, RSP, State};
 use crate::{delta, flags};
 
 /// Makes `case` short, and then what it starts from simple, while `still` says of it what it says of the whole. `still` is given
@@ -95,7 +95,7 @@ enum Part {
 const STRETCH: usize = 64;
 
 fn simpler(case: &Case) -> Vec<Part> {
-    let general = (0..16).filter(|&number| number != RSP && number != R15);
+    let general = (0..16).filter(|&number| number != RSP);
     let mut parts: Vec<_> = general.map(Part::General).collect();
     parts.extend((0..16).map(Part::Vector));
     parts.extend((0..8).map(Part::Mmx));

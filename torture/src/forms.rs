@@ -3,7 +3,7 @@
 
 use iced_x86::{Code, EncodingKind, FlowControl, Mnemonic, OpCodeOperandKind};
 
-use crate::features::Features;
+use reduce::features::Features;
 use crate::random::Random;
 use iced_x86::CpuidFeature;
 

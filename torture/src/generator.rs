@@ -224,7 +224,7 @@ pub fn forms_of(pieces: &[Piece]) -> HashSet<Code> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::features::Features;
+    use reduce::features::Features;
     use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
 
     /// What is executed is what was meant, and nothing else writes to what addresses are made of.

@@ -13,16 +13,15 @@ use std::time::{Duration, Instant};
 use iced_x86::Code;
 use lockstep::comparator::Pair;
 use qemu::build::{Build, Mode};
-use reduce::image::{Image, Setting, Tells, Where};
-use reduce::{elf, native};
+use reduce::features::{self, Features};
+use reduce::image::{Setting, Tells};
+use reduce::subject::{self, Subject, runs};
+use reduce::subjects::Subjects;
 use serde::Serialize;
 
-use crate::features::Features;
 use crate::finding::Finding;
-use crate::finding::reduced::Subjects;
 use crate::forms::Forms;
 use crate::generator::Generator;
-use crate::subject::{self, Came, Subject, runs};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -258,24 +257,10 @@ fn run(request: &Request, tell: &mut dyn FnMut(Told)) -> Result<Hunted, Error> {
 
 /// What both builds and this processor have, and what is asked for.
 fn features(request: &Request, subjects: Subjects) -> Result<Features, Error> {
-    let setting = Setting { runs: Where::Linux, tells: Tells::Ends, avx: false, mxcsr_mask: u32::MAX };
-    let asking = Features::asking();
-    let image = Image::new(setting, &asking).map_err(subject::Error::from)?;
-    let here = native::run(&elf::program(&image));
-    let told = |came: &[Came]| {
-        let states: Vec<_> = came.iter().filter_map(Came::end).map(|end| end.state).collect();
-        Features::told(&states)
-    };
-    let mut features = told(&subjects.0.a.run(setting, &asking)?);
-    features.keep(&told(&subjects.0.b.run(setting, &asking)?));
-    if let Ok(here) = here {
-        let size = here.said.len() / asking.len();
-        let came: Vec<_> = here.said.chunks(size.max(1)).map(|bytes| Came::To(bytes.to_vec())).collect();
-        features.keep(&told(&came));
-    }
+    let mut features = subjects.features()?;
     for name in request.features {
         if !features.add(name) {
-            return Err(Error::Feature(name.clone(), crate::features::names().join(", ")));
+            return Err(Error::Feature(name.clone(), features::names().join(", ")));
         }
     }
     Ok(features)

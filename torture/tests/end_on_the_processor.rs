@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use reduce::case::{ARENA, Case, End, Piece, R15, REGION, REGION_SIZE, State};
 use reduce::image::{Image, Setting, Tells, Where};
 use reduce::{elf, flags, native};
-use torture::features::Features;
+use reduce::features::Features;
 use torture::forms::Forms;
 use torture::generator::{Generator, forms_of};
 

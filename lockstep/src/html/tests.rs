@@ -38,6 +38,7 @@ fn hostile() -> Report {
         builds: Pair { a: build(), b: other },
         divergence: Some(divergence),
         explanation: None,
+        reduction: None,
         input: None,
         console: Some(Consoles::by_now(&Pair { a: HOSTILE.as_bytes().to_vec(), b: Vec::new() })),
         notes: vec![word()],

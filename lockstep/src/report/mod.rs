@@ -2,11 +2,12 @@
 //! here is a change there.
 //!
 //! [`divergence`] is what parts two runs; [`found`] makes it of what was seen of them; [`console`] is what the guests had
-//! written by then.
+//! written by then; [`reduction`] is the program that the difference comes down to.
 
 pub mod console;
 pub mod divergence;
 mod found;
+pub mod reduction;
 
 use serde::Serialize;
 
@@ -18,6 +19,7 @@ use crate::made::Recorded;
 pub use self::console::Consoles;
 pub use self::divergence::{Access, Block, Certainty, Code, Divergence, Kind, Line, Register, Seen};
 pub use self::found::{BLOCKS, Telling};
+pub use self::reduction::Reduction;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -38,6 +40,9 @@ pub struct Report {
     pub divergence: Option<Divergence>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub explanation: Option<Explanation>,
+    /// What it was reduced to, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reduction: Option<Reduction>,
     /// Of user programs: the first system call that came to something else.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub input: Option<Input>,

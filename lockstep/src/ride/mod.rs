@@ -73,7 +73,8 @@ pub enum Driven<'a> {
 
 impl Driven<'_> {
     /// The same for one more ride.
-    pub(crate) fn again(&mut self) -> Driven<'_> {
+    #[must_use]
+    pub fn again(&mut self) -> Driven<'_> {
         match self {
             Driven::Live => Driven::Live,
             Driven::Recording(recording) => Driven::Recording(recording),
@@ -141,6 +142,7 @@ pub fn ride(mut request: Request, progress: &mut dyn FnMut(u64)) -> Result<Repor
         divergence: None,
         input: None,
         explanation: None,
+        reduction: None,
         console: None,
         notes,
         again: None,

@@ -133,6 +133,7 @@ mod tests {
             builds: Pair { a: side(&["-M", "pc"]), b: side(&["-M", "pc", "-cpu", "max"]) },
             divergence,
             explanation: None,
+        reduction: None,
             input: None,
             console: None,
             notes,

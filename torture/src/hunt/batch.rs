@@ -5,19 +5,19 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use iced_x86::{Code, Decoder, DecoderOptions};
-use lockstep::comparator::Pair;
 use lockstep::report::{Report, Verdict};
 use lockstep::ride::{Driven, ride};
 use reduce::case::{Case, MXCSR_FLAGS, Piece};
 use reduce::image::{Image, Setting, Tells};
-use reduce::native::{self, Unnamed};
-use reduce::shorter;
+use reduce::judged::judge;
+use reduce::kept::keep;
+use reduce::native::Unnamed;
+use reduce::subject::{self, line};
+use reduce::subjects::{Reduced, Shows, both_die, differs};
 
 use super::{Hunt, Stop, Told};
-use crate::finding::reduced::{Reduced, Shows, both_die, differs};
 use crate::finding::{self, Finding, Key};
 use crate::generator::{Sequence, forms_of};
-use crate::subject::{self, line};
 
 impl Hunt<'_> {
     /// One batch, to the end.
@@ -217,21 +217,16 @@ impl Hunt<'_> {
         report: &Report,
         tell: &mut dyn FnMut(Told),
     ) -> Result<(), Stop> {
-        let real = native::end(self.setting, &reduced.case).map_err(subject::Error::from)?;
-        let ends = Pair { a: reduced.ends.a.end(), b: reduced.ends.b.end() };
-        let differing = match (&ends.a, &ends.b) {
-            (Some(a), Some(b)) => finding::unequal(a, b, real.as_ref()),
-            _ => Vec::new(),
-        };
-        let code = shorter::texts(&reduced.case.pieces);
+        let judged = judge(self.setting, reduced).map_err(subject::Error::from)?;
+        let said = judged.said();
         let mut found = Finding {
             sequence: sequence.number,
             instruction: reduced.guilty.1.clone(),
-            instructions: code.len(),
-            code,
-            wrong: finding::wrong(&reduced.ends, real.as_ref()),
-            differs: differing,
-            ended: finding::ended(&reduced.ends),
+            instructions: judged.code.len(),
+            code: judged.code,
+            wrong: judged.wrong,
+            differs: judged.differs,
+            ended: judged.ended,
             lockstep: verdict_line(report),
             times: 1,
             folder: PathBuf::new(),
@@ -242,17 +237,16 @@ impl Hunt<'_> {
             Key::Form(form) => format!("{form:?}").to_lowercase(),
         };
         found.folder = self.request.folder.join(format!("{}-{name}", sequence.number));
-        // Where the real processor says nothing, one of the builds is asked whether it does the same again.
-        let expected = real.or(ends.b).or(ends.a);
-        let (whole, runs) = (&sequence.case, self.setting.runs);
-        finding::kept::keep(
-            &found.folder,
-            self.setting,
-            &found,
-            (whole, &reduced.case),
-            expected.as_ref(),
-            runs,
-        )?;
+        let mut heading = vec![
+            format!("sequence {}: {}", found.sequence, found.wrong.said()),
+            format!("the builds differ first behind: {}", found.instruction),
+        ];
+        heading.extend(said);
+        let cases = (&sequence.case, &reduced.case);
+        let expected = judged.expected.as_ref();
+        keep(&found.folder, self.setting, &heading, cases, expected, self.setting.runs)?;
+        let json = serde_json::to_string_pretty(&found).unwrap_or_default();
+        std::fs::write(found.folder.join("finding.json"), json).map_err(subject::Error::from)?;
         self.leave_out(key);
         tell(Told::Found(&found));
         self.hunted.findings.push(found);

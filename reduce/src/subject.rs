@@ -9,15 +9,16 @@ use std::time::{Duration, Instant};
 
 use qemu::build::{Build, Mode};
 use qemu::run::{Plan, Run, Typing, describe};
-use reduce::case::{Case, End};
-use reduce::image::{Image, Setting, Tells, Where};
-use reduce::native::Unnamed;
-use reduce::{elf, rom};
+
+use crate::case::{Case, End};
+use crate::image::{Image, Setting, Tells, Where};
+use crate::native::Unnamed;
+use crate::{elf, rom};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
-    Image(#[from] reduce::image::Error),
+    Image(#[from] crate::image::Error),
     #[error("a firmware can't be assembled: {0}")]
     Assembler(#[from] iced_x86::IcedError),
     #[error(transparent)]
@@ -143,8 +144,8 @@ impl Subject<'_> {
     fn runs_at_all(&self, setting: Setting) -> Result<bool, Error> {
         let nothing = Case {
             pieces: Vec::new(),
-            start: reduce::case::State::default(),
-            memory: vec![0; reduce::case::REGION_SIZE],
+            start: crate::case::State::default(),
+            memory: vec![0; crate::case::REGION_SIZE],
         };
         let image = Image::new(setting, &[nothing])?;
         Ok(!self.told(&file(&image)?)?.0.is_empty())
@@ -232,6 +233,6 @@ fn length_of(file: &File) -> io::Result<u64> {
 
 /// What a case tells of its end, bytes.
 fn end_size() -> usize {
-    let end = End { state: reduce::case::State::default(), memory: vec![0; reduce::case::REGION_SIZE] };
+    let end = End { state: crate::case::State::default(), memory: vec![0; crate::case::REGION_SIZE] };
     end.bytes().len()
 }

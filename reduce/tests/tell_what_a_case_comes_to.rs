@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU32;
 use qemu::build::Build;
 use reduce::case::{Case, End, Piece, REGION_SIZE, State};
 use reduce::image::{Setting, Tells, Where};
-use torture::subject::{Came, Subject};
+use reduce::subject::{Came, Subject};
 
 fn case(code: &[u8], jump: Option<usize>) -> Case {
     let mut start = State::default();

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use iced_x86::CpuidFeature;
-use reduce::case::{Case, Piece, REGION_SIZE, State};
+use crate::case::{Case, Piece, REGION_SIZE, State};
 
 /// A feature, and the bit of `cpuid` that tells it: number of the leaf in [`LEAVES`], register as the processor numbers it, bit.
 struct Told {

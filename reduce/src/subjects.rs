@@ -1,14 +1,16 @@
-//! A sequence of which something shows on the builds, made as short as it can be while that does.
+//! Both builds: what cases come to on them, and a case of which something shows there, made as short as it can be while that
+//! does.
 
 use iced_x86::Code;
 use lockstep::comparator::Pair;
-use reduce::case::Case;
-use reduce::image::{Setting, Tells};
-use reduce::{flags, shorter};
 
+use crate::case::Case;
+use crate::features::Features;
+use crate::image::{Image, Setting, Tells, Where};
 use crate::subject::{Came, Error, Subject};
+use crate::{elf, flags, native, shorter};
 
-/// A sequence on which builds differ, made short.
+/// A case of which something shows on both builds, made short.
 pub struct Reduced {
     pub case: Case,
     pub ends: Pair<Came>,
@@ -24,6 +26,27 @@ pub type Shows = fn(&Pair<Came>) -> bool;
 pub struct Subjects<'a>(pub Pair<Subject<'a>>);
 
 impl Subjects<'_> {
+    /// What both builds have, and the real processor here where it can tell.
+    ///
+    /// # Errors
+    /// Where they can't be asked.
+    pub fn features(&self) -> Result<Features, Error> {
+        let setting = Setting { runs: Where::Linux, tells: Tells::Ends, avx: false, mxcsr_mask: u32::MAX };
+        let asking = Features::asking();
+        let told = |came: &[Came]| {
+            let states: Vec<_> = came.iter().filter_map(Came::end).map(|end| end.state).collect();
+            Features::told(&states)
+        };
+        let mut features = told(&self.0.a.run(setting, &asking)?);
+        features.keep(&told(&self.0.b.run(setting, &asking)?));
+        if let Ok(here) = native::run(&elf::program(&Image::new(setting, &asking)?)) {
+            let size = here.said.len() / asking.len();
+            let came: Vec<_> = here.said.chunks(size.max(1)).map(|bytes| Came::To(bytes.to_vec())).collect();
+            features.keep(&told(&came));
+        }
+        Ok(features)
+    }
+
     /// What `cases` come to on both.
     ///
     /// # Errors

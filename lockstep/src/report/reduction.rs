@@ -1,0 +1,62 @@
+//! What a difference comes down to: a program of a few instructions on which the builds still part.
+
+use serde::Serialize;
+
+/// Which build the real processor does not agree with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wrong {
+    A,
+    B,
+    Both,
+    /// The real processor did not come to an end, or is none that can tell.
+    Undetermined,
+}
+
+impl Wrong {
+    /// In words.
+    #[must_use]
+    pub fn said(self) -> &'static str {
+        match self {
+            Wrong::A => "A is wrong",
+            Wrong::B => "B is wrong",
+            Wrong::Both => "both are wrong",
+            Wrong::Undetermined => "undetermined which is wrong",
+        }
+    }
+}
+
+/// A register, or a word of memory, that is not the same on both.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Unequal {
+    pub name: String,
+    pub a: String,
+    pub b: String,
+    /// On the real processor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub real: Option<String>,
+}
+
+impl Unequal {
+    /// As a line.
+    #[must_use]
+    pub fn said(&self) -> String {
+        let real = self.real.as_ref().map_or_else(String::new, |real| format!(", the real processor {real}"));
+        format!("{}: {} on A, {} on B{real}", self.name, self.a, self.b)
+    }
+}
+
+/// The program that is left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Reduction {
+    /// Where it is kept.
+    pub folder: String,
+    /// Its instructions.
+    pub code: Vec<String>,
+    pub wrong: Wrong,
+    /// What it comes to.
+    pub differs: Vec<Unequal>,
+    /// How it ends on A and on B, where one of them does not come to its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended: Option<super::Pair<String>>,
+}
