@@ -14,7 +14,7 @@ use qemu::arguments::Arguments as Line;
 use crate::interrupt::INTERRUPTS;
 use crate::lockstep::{Compare, Format};
 use crate::progress::{Progress, say};
-use crate::{Failure, Outcome, report};
+use crate::{Failure, Outcome, reduction, report};
 
 /// Find the first commit of QEMU's on which a guest runs differently.
 ///
@@ -41,6 +41,8 @@ pub struct Arguments {
     pub tried: Tried,
     #[command(flatten)]
     told: report::Arguments,
+    #[command(flatten)]
+    reduction: reduction::Arguments,
     /// How the result is printed; the data is documented in bisect/RESULT.md
     #[arg(long, default_value = "text")]
     format: Format,
@@ -142,6 +144,7 @@ pub fn show(progress: &mut Progress, event: &Event) {
 pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let symbols = arguments.told.symbols()?;
     let page = arguments.told.page()?;
+    let folder = arguments.reduction.folder()?;
     let probe = qemu::run::probe()?;
     let target = arguments.tried.target()?;
     let repository = Repository::find(&arguments.repo)?;
@@ -165,7 +168,12 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         bad,
         first_parent: arguments.first_parent,
         skip,
-        telling: Telling { explain: true, blocks: arguments.told.blocks(), symbols: symbols.as_ref() },
+        telling: Telling {
+            explain: true,
+            blocks: arguments.told.blocks(),
+            symbols: symbols.as_ref(),
+            reduce: folder.as_ref().map(reduction::Folder::path),
+        },
         interrupts: &INTERRUPTS,
     };
     let mut progress = Progress::new("bisect");

@@ -14,6 +14,7 @@ use corpus::faults::{fault, faults, good};
 use history::{History, git, history};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tandem::programs::{assembled, status};
 use tandem::{Place, Ran, build, guest, wait_until, words};
 
 /// Taken by each who looks whether the one repository is as it was.
@@ -135,6 +136,48 @@ fn bisect_run(place: &Place, tree: &Path) -> String {
     let ran = step();
     assert!(ran.ends_with(0).out.contains("and what is changed there"), "{}", ran.out);
     log
+}
+
+/// Each break that shows in a program comes down to a few instructions, which are wrong on the bad build, and right on the good
+/// one and on the processor here.
+#[test]
+fn a_break_comes_down_to_a_program_of_its_own() {
+    let history = history();
+    for (branch, part, instruction) in BREAKS {
+        let place = Place::new();
+        let broken = history.broken(branch);
+        let repository = history.repository.display().to_string();
+        let good = format!("{broken}^");
+        let ends = ["--repo", &repository, "--good", &good, "--bad", &broken];
+        let more = ["--target", "x86_64-linux-user", "--format", "json", "--reduce", "cut", "--"];
+        let line = [words(&["bisect"]), words(&ends), words(&more), program(&place, part)].concat();
+        let mut command = place.command(&line);
+        building(&mut command, None);
+        let found = Ran::of(command.output().unwrap()).ends_with(0).json();
+        comes_down_to(&place, &found["report"], instruction);
+    }
+}
+
+/// The breaks that show in a program, the part of it in which they do, and what they are of.
+const BREAKS: [(&str, &str, &str); 3] = [
+    ("stored", "frontend", "not word ptr"),
+    ("fold", "optimiser", "xor eax, 0x5bd1e995"),
+    ("encoding", "backend", "rol eax, "),
+];
+
+/// What is kept of a break in `cut`.
+fn comes_down_to(place: &Place, report: &serde_json::Value, instruction: &str) {
+    let reduction = &report["reduction"];
+    let code = reduction["code"].as_array().unwrap_or_else(|| panic!("{}", report["notes"]));
+    assert!(code.len() <= 2, "{reduction}");
+    assert!(code.last().unwrap().as_str().unwrap().starts_with(instruction), "{reduction}");
+    assert_eq!(reduction["wrong"], "b", "{reduction}");
+    let builds = ["a", "b"].map(|side| report["builds"][side]["path"].as_str().unwrap());
+    let folder = place.path("cut");
+    for program in [folder.join("reduced"), assembled(place, &folder.join("reduced.s"))] {
+        let ends = [status(&[], &program), status(&[builds[0]], &program), status(&[builds[1]], &program)];
+        assert_eq!(ends, [Some(0), Some(0), Some(1)], "here, on the good build, on the bad one: {reduction}");
+    }
 }
 
 /// The command line that looks in `repo` for the commit, each built by the shell's line `build`.
@@ -376,17 +419,10 @@ fn each_fault_is_bad() {
 fn all_breaks_are_found_with_cold_caches() {
     let history = history();
     let machine = |name: &'static str| (name, "x86_64-softmmu", "");
-    let program_of = |name: &'static str, part: &'static str| (name, "x86_64-linux-user", part);
-    let all = [
-        machine("real-segment"),
-        machine("fold"),
-        machine("encoding"),
-        machine("stored"),
-        machine("frame"),
-        program_of("stored", "frontend"),
-        program_of("fold", "optimiser"),
-        program_of("encoding", "backend"),
-    ];
+    let all =
+        [machine("real-segment"), machine("fold"), machine("encoding"), machine("stored"), machine("frame")]
+            .into_iter()
+            .chain(BREAKS.map(|(name, part, _)| (name, "x86_64-linux-user", part)));
     let only = std::env::var("TANDEM_BREAKS").unwrap_or_default();
     for (name, target, part) in all {
         if !only.is_empty() && !only.split_whitespace().any(|one| one == format!("{name}:{target}")) {
@@ -397,7 +433,8 @@ fn all_breaks_are_found_with_cold_caches() {
         let guest = if part.is_empty() { fault.arguments().unwrap() } else { program(&place, part) };
         let begun = std::time::Instant::now();
         let cache = place.path("cache");
-        let ran = bisect(&place, &history, name, &["--target", target], &guest, Some(&cache));
+        let options = ["--target", target, "--reduce", "cut"];
+        let ran = bisect(&place, &history, name, &options, &guest, Some(&cache));
         let took = begun.elapsed().as_secs();
         is_found(&history, name, &ran, fault.file);
         let found = ran.json();
@@ -409,5 +446,10 @@ fn all_breaks_are_found_with_cold_caches() {
             steps.join(" "),
             found["report"]["summary"]
         );
+        let reduction = &found["report"]["reduction"];
+        println!("    reduced to {} ({})", reduction["code"], reduction["wrong"]);
+        if let Some((.., instruction)) = BREAKS.iter().find(|(of, ..)| !part.is_empty() && *of == name) {
+            comes_down_to(&place, &found["report"], instruction);
+        }
     }
 }

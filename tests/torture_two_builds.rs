@@ -11,6 +11,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use tandem::programs::{assembled, status};
 use tandem::{Place, Ran, build, words};
 
 const USER: &str = "debian-7.2-user";
@@ -25,20 +26,6 @@ fn faulty(name: &str) -> String {
 fn torture(place: &Place, a: &str, b: &str, options: &[&str]) -> Ran {
     let line = words(&["torture", "--a", a, "--b", b, "--format", "json", "-o", "found"]);
     place.run(&[line, words(options)].concat())
-}
-
-fn status(program: &Path) -> Option<i32> {
-    Command::new(program).status().unwrap().code()
-}
-
-/// Assembles and links the source of a finding, as it says at its top.
-fn assembled(place: &Place, source: &Path) -> std::path::PathBuf {
-    let (object, program) = (place.path("again.o"), place.path("again"));
-    assert!(Command::new("as").arg(source).arg("-o").arg(&object).status().unwrap().success());
-    let mut ld = Command::new("ld");
-    ld.args(["-static", "--section-start=.written=0x2000000"]).arg(&object).arg("-o").arg(&program);
-    assert!(ld.status().unwrap().success());
-    program
 }
 
 fn findings(report: &Value) -> Vec<Value> {
@@ -77,8 +64,8 @@ fn a_fault_is_found_and_reduced_and_told_by_the_processor() {
     }
     // What is kept needs no tandem: a program that is right here, its source, and a firmware for both builds.
     let folder = place.path(all[0]["folder"].as_str().unwrap());
-    assert_eq!(status(&folder.join("reduced")), Some(0));
-    assert_eq!(status(&assembled(&place, &folder.join("reduced.s"))), Some(0));
+    assert_eq!(status(&[], &folder.join("reduced")), Some(0));
+    assert_eq!(status(&[], &assembled(&place, &folder.join("reduced.s"))), Some(0));
     let rom = folder.join("reduced.rom").display().to_string();
     let guest = [
         "-M",
@@ -118,7 +105,7 @@ fn code_that_only_one_build_takes_is_found() {
         assert_eq!(finding["wrong"], "b", "{finding}");
         assert!(finding["ended"]["b"].as_str().unwrap().contains("SIGILL"), "{finding}");
         let reduced = place.path(finding["folder"].as_str().unwrap()).join("reduced");
-        assert_eq!(status(&reduced), Some(0));
+        assert_eq!(status(&[], &reduced), Some(0));
         let on = |cpu: &str| Command::new(&user).args(["-cpu", cpu]).arg(&reduced).status().unwrap().code();
         // The flags that 7.2 gets wrong there are another matter.
         assert!(on("max").is_some());

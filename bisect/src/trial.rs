@@ -276,12 +276,13 @@ impl Trial<'_> {
         progress: Progress,
     ) -> Result<Report, Error> {
         let mut recording = good.recording.as_deref().map(Reader::open).transpose()?;
+        let mut driven = recording.as_mut().map_or(Driven::Live, Driven::Recording);
         let request = ride::Request {
             builds,
             probe: self.probe,
             arguments: (!self.arguments.is_empty()).then_some(&self.arguments),
             extra: Pair { a: &[], b: &[] },
-            driven: recording.as_mut().map_or(Driven::Live, Driven::Recording),
+            driven: Driven::Live,
             depth: self.depth,
             loads: self.loads,
             explain: telling.explain,
@@ -289,7 +290,12 @@ impl Trial<'_> {
             symbols: telling.symbols,
             interrupts: self.interrupts,
         };
-        Ok(ride(request, &mut |at| progress("in lockstep", at))?)
+        let mut report =
+            ride(ride::Request { driven: driven.again(), ..request }, &mut |at| progress("in lockstep", at))?;
+        if let Some(folder) = telling.reduce {
+            reduce::cut::reduce(ride::Request { driven, ..request }, folder, &mut report);
+        }
+        Ok(report)
     }
 }
 
@@ -302,6 +308,8 @@ pub struct Telling<'t> {
     pub explain: bool,
     pub blocks: usize,
     pub symbols: Option<&'t replayer::symbols::Symbols>,
+    /// Where the program is kept that the divergence comes down to, if that is wanted.
+    pub reduce: Option<&'t Path>,
 }
 
 /// What a user program finds in its environment: the caller's, without what each shell has differently, and what git adds

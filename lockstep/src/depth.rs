@@ -42,7 +42,7 @@ const SPACING: u64 = 1 << 16;
 
 /// From which levels of the plugin interface on there are registers, and accesses with their values (QEMU 9.0 and 10.0).
 const REGISTERS: i32 = 2;
-const VALUES: i32 = 4;
+pub(crate) const VALUES: i32 = 4;
 
 /// What both probes look at, where so much is asked for (or the most that both builds can give), and how a report
 /// says that. `levels`: of their plugin interfaces.

@@ -121,7 +121,8 @@ fn is_x86(target: &str) -> bool {
 }
 
 /// How x86 instructions are written everywhere.
-pub(crate) fn formatter() -> IntelFormatter {
+#[must_use]
+pub fn formatter() -> IntelFormatter {
     let mut formatter = IntelFormatter::new();
     formatter.options_mut().set_hex_prefix("0x");
     formatter.options_mut().set_hex_suffix("");

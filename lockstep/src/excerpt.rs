@@ -8,7 +8,7 @@ use trace::message::{Accessed, Look, Step, Stretch};
 
 use crate::calls;
 use crate::comparator::{Pair, Side};
-use crate::depth;
+use crate::depth::{self, VALUES};
 use crate::drive::Drive;
 use crate::expansion::Executed;
 use crate::report::Report;
@@ -56,9 +56,9 @@ pub enum Missing {
     #[error("the builds emulate {0}, and of x86_64 only programs are made")]
     Architecture(String),
     #[error(
-        "side {0} is QEMU {1}, which does not tell a probe what is read from memory and written to it; 10.0 is the first that does"
+        "the newer build is QEMU {0}, which does not tell a probe what is read from memory and written to it; 10.0 is the first that does"
     )]
-    Blind(Side, String),
+    Blind(String),
     #[error("when run once more, {0}")]
     Again(String),
     #[error("when run once more, the guilty instruction was not met")]
@@ -79,13 +79,18 @@ pub fn excerpt(mut request: Request, report: &Report) -> Result<Excerpt, Missing
     if report.builds.a.target != "x86_64" {
         return Err(Missing::Architecture(report.builds.a.target.clone()));
     }
-    let levels = Pair::of(|side| report.builds.get(side).plugin_api);
-    let (look, _) = depth::look(None, true, levels).map_err(Error::from)?;
-    if !look.values {
-        let side = if levels.a <= levels.b { Side::A } else { Side::B };
-        return Err(Missing::Blind(side, report.builds.get(side).version.clone()));
-    }
     let drive = Drive::of(&mut request)?;
+    // Up to there both do the same, and one that tells more of it can stand for the other.
+    let newer = if report.builds.a.plugin_api < report.builds.b.plugin_api { Side::B } else { Side::A };
+    let tells = |side| report.builds.get(side).plugin_api >= VALUES;
+    if !tells(newer) {
+        return Err(Missing::Blind(report.builds.get(newer).version.clone()));
+    }
+    let stands = |side: Side| if tells(side) { side } else { newer };
+    let builds = Pair::of(|side| *request.builds.get(stands(side)));
+    let levels = Pair::of(|side| report.builds.get(stands(side)).plugin_api);
+    let request = Request { builds, driven: Driven::Live, ..request };
+    let (look, _) = depth::look(None, true, levels).map_err(Error::from)?;
     let is_program = request.builds.a.mode == Mode::User;
     let calls = if is_program { calls::does(&report.builds.a.target) } else { Vec::new() };
     let look = Look { calls, until: (drive.least > 0).then_some(drive.least), ..look };
@@ -152,9 +157,9 @@ fn moments(stream: &[Executed], steps: &[Step], vcpu: u32, stretch: Stretch) -> 
             accesses.entry(access.position).or_default().push(*access);
         }
     }
-    let own = stream.iter().filter(|executed| {
-        executed.vcpu == vcpu && (stretch.from..stretch.to).contains(&executed.position)
-    });
+    let own = stream
+        .iter()
+        .filter(|executed| executed.vcpu == vcpu && (stretch.from..stretch.to).contains(&executed.position));
     let moment = |executed: &Executed| {
         Some(Moment {
             position: executed.position,

@@ -9,13 +9,15 @@ mod registers;
 mod taken;
 
 use std::path::Path;
-use std::sync::atomic::AtomicU32;
 
 use lockstep::comparator::Pair;
-use lockstep::excerpt::{Excerpt, Moment};
-use lockstep::report::Reduction;
+use lockstep::excerpt::{self, Excerpt, Moment, excerpt};
 use lockstep::report::reduction::Wrong;
-use qemu::build::Build;
+use lockstep::report::{Reduction, Report};
+use lockstep::ride::Request;
+use qemu::arguments::Arguments as Line;
+use qemu::build::Mode;
+use qemu::program::Program;
 
 use self::taken::Operands;
 use crate::case::{AF, CF, Case, OF, PF, SF, ZF};
@@ -38,49 +40,71 @@ const FLAGS: [u64; 2] = [0, CF | PF | AF | ZF | SF | OF];
 /// On how many of the cases that differ it is tried to find one on which one build is right.
 const TRIED: usize = 4;
 
-pub struct Request<'a> {
-    pub builds: Pair<&'a Build>,
-    /// Options of QEMU's for both sides, and for one each.
-    pub options: &'a [String],
-    pub extra: Pair<&'a [String]>,
-    /// Where the program is kept.
-    pub folder: &'a Path,
-    /// What is said of the divergence.
-    pub summary: &'a str,
-    pub interrupts: &'a AtomicU32,
-}
-
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(
         "the instruction can't be had in a program of 64-bit code that needs no more than registers and memory (system calls, devices, what rules the machine, and x87 are not cut out)"
     )]
     NeedsMore,
-    #[error("the difference shows in none of {0} programs that were cut out: it comes of more than this code, its registers and memory")]
+    #[error(
+        "the difference shows in none of {0} programs that were cut out: it comes of more than this code, its registers and memory"
+    )]
     Nowhere(usize),
     #[error("{0} instructions are left, and {MOST} are the most")]
     TooLong(usize),
     #[error(transparent)]
+    Missing(#[from] excerpt::Missing),
+    #[error(transparent)]
     Subject(#[from] subject::Error),
 }
 
-/// Cuts a program out of `excerpt`, and keeps it.
-///
-/// # Errors
-/// Where there is none, or none can be run.
-pub fn cut(request: &Request, excerpt: &Excerpt) -> Result<Reduction, Error> {
-    let subject =
-        |build, own| Subject { build, options: request.options, own, interrupts: request.interrupts };
-    let subjects = Subjects(Pair {
-        a: subject(request.builds.a, request.extra.a),
-        b: subject(request.builds.b, request.extra.b),
-    });
+/// Cuts a program out of the guests whose divergence `report` tells, and keeps it in `folder`. What comes of that, the report says
+/// too. `request`: the one that it is the report of.
+pub fn reduce(request: Request, folder: &Path, report: &mut Report) {
+    if report.divergence.is_none() {
+        return;
+    }
+    match reduced(request, folder, report) {
+        Ok(reduction) => report.reduction = Some(reduction),
+        Err(why) => report.notes.push(format!("not reduced: {why}")),
+    }
+}
+
+fn reduced(request: Request, folder: &Path, report: &Report) -> Result<Reduction, Error> {
+    let Request { builds, extra, interrupts, .. } = request;
+    let given = request.arguments.unwrap_or(&report.builds.a.line);
+    let processor = match builds.a.mode {
+        Mode::System => Line::parse(given).value("cpu").map(str::to_owned),
+        Mode::User => Program::parse(given).ok().and_then(|program| program.value("cpu").map(str::to_owned)),
+    };
+    let options: Vec<_> = processor.into_iter().flat_map(|name| ["-cpu".to_owned(), name]).collect();
+    let subject = |build, own| Subject { build, options: &options, own, interrupts };
+    let subjects = Subjects(Pair { a: subject(builds.a, extra.a), b: subject(builds.b, extra.b) });
+    let excerpt = excerpt(request, report)?;
     let setting = Setting {
-        runs: runs(request.builds.a.mode),
+        runs: runs(builds.a.mode),
         tells: Tells::Ends,
         avx: subjects.features()?.avx(),
         mxcsr_mask: u32::MAX,
     };
+    let (whole, reduced, judged) = cut(subjects, setting, &excerpt)?;
+    if judged.code.len() > MOST {
+        return Err(Error::TooLong(judged.code.len()));
+    }
+    let mut heading = vec![format!("cut out of: {}", report.summary), judged.wrong.said().to_owned()];
+    heading.extend(judged.said());
+    keep(folder, setting, &heading, (&whole, &reduced.case), judged.expected.as_ref(), setting.runs)?;
+    Ok(Reduction {
+        folder: folder.display().to_string(),
+        code: judged.code,
+        wrong: judged.wrong,
+        differs: judged.differs,
+        ended: judged.ended,
+    })
+}
+
+/// A case of `excerpt` on which the builds differ, the same made short, and what is to be said of that.
+fn cut(subjects: Subjects, setting: Setting, excerpt: &Excerpt) -> Result<(Case, Reduced, Judged), Error> {
     let (mut tried, mut found) = (0, None);
     for cases in waves(excerpt) {
         tried += cases.len();
@@ -103,33 +127,7 @@ pub fn cut(request: &Request, excerpt: &Excerpt) -> Result<Reduction, Error> {
             break;
         }
     }
-    let Some((whole, reduced, judged)) = found else {
-        return Err(if tried == 0 { Error::NeedsMore } else { Error::Nowhere(tried) });
-    };
-    kept(request, setting, &whole, &reduced, judged)
-}
-
-fn kept(
-    request: &Request,
-    setting: Setting,
-    whole: &Case,
-    reduced: &Reduced,
-    judged: Judged,
-) -> Result<Reduction, Error> {
-    if judged.code.len() > MOST {
-        return Err(Error::TooLong(judged.code.len()));
-    }
-    let mut heading = vec![format!("cut out of: {}", request.summary), judged.wrong.said().to_owned()];
-    heading.extend(judged.said());
-    let cases = (whole, &reduced.case);
-    keep(request.folder, setting, &heading, cases, judged.expected.as_ref(), setting.runs)?;
-    Ok(Reduction {
-        folder: request.folder.display().to_string(),
-        code: judged.code,
-        wrong: judged.wrong,
-        differs: judged.differs,
-        ended: judged.ended,
-    })
+    found.ok_or(if tried == 0 { Error::NeedsMore } else { Error::Nowhere(tried) })
 }
 
 /// Cases of `excerpt`, those first that have least around the guilty instruction.

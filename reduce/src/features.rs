@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use iced_x86::CpuidFeature;
 use crate::case::{Case, Piece, REGION_SIZE, State};
+use iced_x86::CpuidFeature;
 
 /// A feature, and the bit of `cpuid` that tells it: number of the leaf in [`LEAVES`], register as the processor numbers it, bit.
 struct Told {

@@ -1,6 +1,7 @@
 //! A case made as short, and what it starts from as simple, as can be while something holds of it.
 
-use iced_x86::{Code, Decoder, DecoderOptions, Formatter, Instruction, IntelFormatter};
+use iced_x86::{Code, Decoder, DecoderOptions, Formatter, Instruction};
+use lockstep::disassembly::formatter;
 
 use crate::case::{Case, MXCSR, Piece, RSP, State};
 use crate::{delta, flags};
@@ -68,7 +69,7 @@ fn text(instruction: &Instruction, piece: &Piece) -> String {
             let name = format!("{:?}", instruction.mnemonic()).to_lowercase();
             text = format!("{name} to piece {target}");
         }
-        None => IntelFormatter::new().format(instruction, &mut text),
+        None => formatter().format(instruction, &mut text),
     }
     text
 }

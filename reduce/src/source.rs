@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
+use iced_x86::{Decoder, DecoderOptions, Formatter};
+use lockstep::disassembly::formatter;
 
 use crate::case::{
     AT_MMX, AT_MXCSR, AT_RFLAGS, AT_VECTORS, Case, END_SIZE, End, GPR_NAMES, REGION, REGION_SIZE, RSP, State,
@@ -21,7 +22,7 @@ pub fn listing(case: &Case) -> String {
                 Some(target) if instruction.is_jcc_short_or_near() => {
                     let _ = write!(lines, "{:?} to {target}", instruction.mnemonic());
                 }
-                _ => IntelFormatter::new().format(&instruction, &mut lines),
+                _ => formatter().format(&instruction, &mut lines),
             }
             lines.push('\n');
         }
@@ -78,7 +79,7 @@ pub fn program(image: &Image, case: &Case, expected: &End, mask: u64, heading: &
         let bytes: Vec<_> =
             code[at..at + instruction.len()].iter().map(|byte| format!("{byte:#04x}")).collect();
         let mut shown = String::new();
-        IntelFormatter::new().format(&instruction, &mut shown);
+        formatter().format(&instruction, &mut shown);
         let _ = writeln!(text, "    .byte {:<48} # {at:4x}: {shown}", bytes.join(", "));
     }
     text.push('\n');

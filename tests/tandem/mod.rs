@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 pub mod moments;
+pub mod programs;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

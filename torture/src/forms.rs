@@ -3,9 +3,9 @@
 
 use iced_x86::{Code, EncodingKind, FlowControl, Mnemonic, OpCodeOperandKind};
 
-use reduce::features::Features;
 use crate::random::Random;
 use iced_x86::CpuidFeature;
+use reduce::features::Features;
 
 /// Sorts of forms, each as likely as its weight says.
 #[derive(Debug, Clone)]

@@ -224,8 +224,8 @@ pub fn forms_of(pieces: &[Piece]) -> HashSet<Code> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use reduce::features::Features;
     use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
+    use reduce::features::Features;
 
     /// What is executed is what was meant, and nothing else writes to what addresses are made of.
     #[test]

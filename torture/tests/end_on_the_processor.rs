@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use reduce::case::{ARENA, Case, End, Piece, R15, REGION, REGION_SIZE, State};
+use reduce::features::Features;
 use reduce::image::{Image, Setting, Tells, Where};
 use reduce::{elf, flags, native};
-use reduce::features::Features;
 use torture::forms::Forms;
 use torture::generator::{Generator, forms_of};
 

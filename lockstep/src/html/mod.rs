@@ -10,7 +10,7 @@ mod markup;
 
 use self::markup::{Html, Row};
 use crate::comparator::{Pair, Side};
-use crate::report::{Report, Verdict};
+use crate::report::{Reduction, Report, Verdict};
 use crate::selfcheck::{Checked, Found};
 use crate::text;
 use crate::words::{self, Only};
@@ -119,6 +119,9 @@ fn body(html: &mut Html, report: &Report) {
     if let Some(explanation) = &report.explanation {
         explanation::explained(html, explanation);
     }
+    if let Some(reduction) = &report.reduction {
+        reduced(html, reduction);
+    }
     builds(html, report);
     html.within("<section><h2>Compared</h2><p>", &text::compared(&report.compared), "</p></section>\n");
     if let Some(again) = &report.again {
@@ -127,6 +130,18 @@ fn body(html: &mut Html, report: &Report) {
             format!("cd {}\n{}", quoted(std::slice::from_ref(&again.folder)), quoted(&again.command));
         html.within("<pre class=\"command\">", &command, "</pre></section>\n");
     }
+}
+
+/// The program that the difference comes down to.
+fn reduced(html: &mut Html, reduction: &Reduction) {
+    let (heading, differs) = text::reduction::said(reduction);
+    html.markup("<section><h2>Reduced</h2>\n");
+    html.within("<p>", &heading, "</p>\n");
+    html.within("<pre>", &reduction.code.join("\n"), "</pre>\n<ul>\n");
+    for line in &differs {
+        html.within("<li>", line, "</li>\n");
+    }
+    html.markup("</ul></section>\n");
 }
 
 /// Both builds, their command lines, and in what these differ.

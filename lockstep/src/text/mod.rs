@@ -1,10 +1,11 @@
 //! The result of a lockstep as a page to read.
 //!
-//! [`page`] lays lines out; [`divergence`] is the part of what differs, [`recordings`] what `tandem diff` says beside.
+//! [`page`] lays lines out; [`divergence`] is the part of what differs, [`reduction`] what that comes down to, [`recordings`] what `tandem diff` says beside.
 
 pub(crate) mod divergence;
 pub(crate) mod page;
 pub mod recordings;
+pub(crate) mod reduction;
 
 use recorder::account::grouped;
 
@@ -57,6 +58,9 @@ pub fn render(report: &Report, medium: Medium) -> String {
     if let Some(explanation) = &report.explanation {
         page.blank();
         explain::page::render(&mut page, explanation);
+    }
+    if let Some(reduction) = &report.reduction {
+        reduction::render(&mut page, reduction);
     }
     if !report.notes.is_empty() {
         page.blank();
@@ -133,7 +137,7 @@ mod tests {
             builds: Pair { a: side(&["-M", "pc"]), b: side(&["-M", "pc", "-cpu", "max"]) },
             divergence,
             explanation: None,
-        reduction: None,
+            reduction: None,
             input: None,
             console: None,
             notes,

@@ -94,7 +94,8 @@ mod tests {
     use trace::message::Accessed;
 
     fn moment(accesses: &[(u64, u8, bool, u64)]) -> Moment {
-        let access = |&(address, size, is_store, value)| Accessed { position: 0, address, size, is_store, value };
+        let access =
+            |&(address, size, is_store, value)| Accessed { position: 0, address, size, is_store, value };
         Moment {
             position: 0,
             address: 0x1000,
@@ -120,7 +121,11 @@ mod tests {
         let at = |address| usize::try_from(moved(address) - REGION).unwrap();
         assert_eq!(memory[at(0xffff_ffff_8100_0010)], 0x88);
         assert_eq!(memory[at(0xffff_ffff_8100_0038)], 9);
-        assert_eq!(memory[at(0x7000)..][..6], [0, 0, 0, 0, 0xdd, 0xdd], "what was written is not there before");
+        assert_eq!(
+            memory[at(0x7000)..][..6],
+            [0, 0, 0, 0, 0xdd, 0xdd],
+            "what was written is not there before"
+        );
         let memory = places.memory(&moments, &[true, false, true]);
         assert_eq!(memory[at(0x7000)..][..6], [0, 0, 0xcc, 0xcc, 0xdd, 0xdd], "and else it is");
     }

@@ -73,7 +73,8 @@ pub(super) fn case(
 
 fn decoded(registers: Registers) -> Instruction {
     let Registers { bits, moment, .. } = registers;
-    let mut instruction = Decoder::with_ip(bits, &moment.bytes, moment.address, DecoderOptions::NONE).decode();
+    let mut instruction =
+        Decoder::with_ip(bits, &moment.bytes, moment.address, DecoderOptions::NONE).decode();
     // In 64-bit code their bytes are prefixes.
     instruction.set_code(match instruction.code() {
         Code::Inc_r16 => Code::Inc_rm16,
@@ -90,8 +91,9 @@ fn left_out(instruction: &Instruction) -> bool {
     use Mnemonic as M;
     let features = instruction.cpuid_features();
     let floating = [CpuidFeature::FPU, CpuidFeature::FPU287, CpuidFeature::FPU387, CpuidFeature::FXSR];
-    let segments = (0..instruction.op_count())
-        .any(|op| instruction.op_kind(op) == OpKind::Register && instruction.op_register(op).is_segment_register());
+    let segments = (0..instruction.op_count()).any(|op| {
+        instruction.op_kind(op) == OpKind::Register && instruction.op_register(op).is_segment_register()
+    });
     instruction.is_invalid()
         || instruction.is_privileged()
         || instruction.is_save_restore_instruction()
@@ -211,7 +213,8 @@ impl Taking {
             FlowControl::IndirectBranch => JUMP_ON.to_vec(),
             FlowControl::IndirectCall => CALL_ON.to_vec(),
             FlowControl::Return => {
-                let by = 8 + if instruction.op_count() > 0 { i32::from(instruction.immediate16()) } else { 0 };
+                let by =
+                    8 + if instruction.op_count() > 0 { i32::from(instruction.immediate16()) } else { 0 };
                 self.piece([&DROP[..], &by.to_le_bytes()].concat());
                 JUMP_ON.to_vec()
             }
@@ -246,7 +249,8 @@ impl Taking {
         let address = instruction.virtual_address(op, 0, |register, _, _| registers.of(register))?;
         let nearest = moment.accesses.iter().min_by_key(|access| access.address.abs_diff(address));
         // Where a segment begins nobody tells.
-        let address = if registers.bits == 64 { address } else { nearest.map_or(address, |access| access.address) };
+        let address =
+            if registers.bits == 64 { address } else { nearest.map_or(address, |access| access.address) };
         // One that touches nothing points to something that is there all the same.
         let touched = nearest.and_then(|access| self.places.shift(access.address));
         let shift = touched.unwrap_or_else(|| REGION.wrapping_sub(address));
