@@ -193,3 +193,169 @@ impl<'e> Stretches<'e> {
         before.take(BLOCKS).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::case::End;
+    use crate::image::Where;
+    use crate::native;
+    use trace::message::Accessed;
+
+    const NAMES: [&str; 20] = [
+        "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13",
+        "r14", "r15", "gs_base", "mxcsr", "xmm0", "fstat",
+    ];
+
+    /// What a guest has in registers, by their names.
+    struct Guest(Vec<(&'static str, u64)>);
+
+    impl Guest {
+        fn with(&mut self, name: &'static str, value: u64) {
+            self.0.retain(|(known, _)| *known != name);
+            self.0.push((name, value));
+        }
+
+        /// An instruction, and its accesses: address, size, whether it stores, value.
+        fn moment(
+            &self,
+            position: u64,
+            address: u64,
+            bytes: &[u8],
+            accesses: &[(u64, u8, bool, u64)],
+        ) -> Moment {
+            let of =
+                |name: &str| self.0.iter().find(|(known, _)| *known == name).map_or(0, |(_, value)| *value);
+            Moment {
+                position,
+                address,
+                bytes: bytes.to_vec(),
+                begins: position == 0,
+                registers: NAMES.iter().map(|name| of(name).to_le_bytes().to_vec()).collect(),
+                accesses: accesses
+                    .iter()
+                    .map(|&(address, size, is_store, value)| Accessed {
+                        position,
+                        address,
+                        size,
+                        is_store,
+                        value,
+                    })
+                    .collect(),
+            }
+        }
+    }
+
+    fn excerpt(bits: u32, moments: Vec<Moment>) -> Excerpt {
+        let guilty = moments.len() as u64 - 1;
+        let names = NAMES.map(str::to_owned).to_vec();
+        let sides = Pair { a: moments.clone(), b: moments };
+        Excerpt { bits: Some(bits), names, sides, guilty, shows: guilty }
+    }
+
+    /// What all of it comes to on the processor here.
+    fn end(excerpt: &Excerpt, operands: Operands) -> End {
+        let moments = &excerpt.sides.a;
+        let case = taken::case(excerpt, moments, moments.len() - 1, operands, 0).unwrap();
+        let setting = Setting { runs: Where::Linux, tells: Tells::Ends, avx: false, mxcsr_mask: u32::MAX };
+        native::end(setting, &case).unwrap().expect("it ends")
+    }
+
+    /// A kernel's code, at addresses that no program has.
+    #[test]
+    fn code_of_a_kernel_does_the_same_here() {
+        const TOP: u64 = 0xffff_c900_0000_1000;
+        let mut guest =
+            Guest(vec![("rbx", 0xffff_ffff_8100_0000), ("rsp", TOP), ("gs_base", 0xffff_8880_0000_0000)]);
+        guest.with("mxcsr", 0x1f80);
+        let mut all = Vec::new();
+        // mov rax, [rbx+8]
+        let value = 0x1122_3344_5566_7788;
+        all.push(guest.moment(
+            0,
+            0xffff_ffff_8000_0000,
+            &[0x48, 0x8b, 0x43, 8],
+            &[(0xffff_ffff_8100_0008, 8, false, value)],
+        ));
+        guest.with("rax", value);
+        // push rax
+        all.push(guest.moment(1, 0xffff_ffff_8000_0004, &[0x50], &[(TOP - 8, 8, true, value)]));
+        guest.with("rsp", TOP - 8);
+        // mov rcx, gs:[0x10]
+        let gs = [0x65, 0x48, 0x8b, 0x0c, 0x25, 0x10, 0, 0, 0];
+        all.push(guest.moment(2, 0xffff_ffff_8000_0005, &gs, &[(0xffff_8880_0000_0010, 8, false, 5)]));
+        guest.with("rcx", 5);
+        // add rcx, [rip+0x100]
+        let add = [0x48, 0x03, 0x0d, 0, 1, 0, 0];
+        all.push(guest.moment(3, 0xffff_ffff_8000_000e, &add, &[(0xffff_ffff_8000_0115, 8, false, 7)]));
+        guest.with("rcx", 12);
+        // jne +5; wrmsr, which has no place here, and would change rax and rdx; pop rdx
+        all.push(guest.moment(4, 0xffff_ffff_8000_0015, &[0x75, 5], &[]));
+        all.push(guest.moment(5, 0xffff_ffff_8000_001c, &[0x0f, 0x30], &[]));
+        guest.with("rax", 9);
+        all.push(guest.moment(6, 0xffff_ffff_8000_001e, &[0x5a], &[(TOP - 8, 8, false, value)]));
+        guest.with("rsp", TOP);
+        guest.with("rdx", value);
+        // lea rsi, [rip+0x200]; mov rdi, rbx; rep movsb, of 12 bytes
+        all.push(guest.moment(7, 0xffff_ffff_8000_001f, &[0x48, 0x8d, 0x35, 0, 2, 0, 0], &[]));
+        guest.with("rsi", 0xffff_ffff_8000_0226);
+        all.push(guest.moment(8, 0xffff_ffff_8000_0026, &[0x48, 0x89, 0xdf], &[]));
+        guest.with("rdi", 0xffff_ffff_8100_0000);
+        let moved: Vec<_> = (0..12)
+            .flat_map(|at| {
+                let byte = 0x41 + at;
+                [(0xffff_ffff_8000_0226 + at, 1, false, byte), (0xffff_ffff_8100_0000 + at, 1, true, byte)]
+            })
+            .collect();
+        all.push(guest.moment(9, 0xffff_ffff_8000_0029, &[0xf3, 0xa4], &moved));
+        guest.with("rcx", 0);
+        // mov r8, [rbx+4], of what was moved
+        all.push(guest.moment(
+            10,
+            0xffff_ffff_8000_002b,
+            &[0x4c, 0x8b, 0x43, 4],
+            &[(0xffff_ffff_8100_0004, 8, false, 0)],
+        ));
+        let excerpt = excerpt(64, all);
+        for operands in [Operands::AsTheyAre, Operands::Addresses] {
+            let state = end(&excerpt, operands).state;
+            let [rax, rcx, rdx, r8] = [0, 1, 2, 8].map(|number| state.gpr[number]);
+            assert_eq!((rax, rcx, rdx), (9, 0, value), "{operands:?}");
+            assert_eq!(r8.to_le_bytes(), *b"EFGHIJKL", "{operands:?}");
+        }
+    }
+
+    /// Code of 32 bit becomes 64-bit code, with its stack left out.
+    #[test]
+    fn code_of_32_bit_does_the_same_here() {
+        let mut guest =
+            Guest(vec![("rax", 0xffff_ffff), ("rbx", 0x9000), ("rsp", 0x7000), ("mxcsr", 0x1f80)]);
+        let mut all = Vec::new();
+        // inc eax; mov [ebx+4], eax; push 7; pop ecx; add ecx, [0x9004]; jcxz
+        all.push(guest.moment(0, 0x1000, &[0x40], &[]));
+        guest.with("rax", 0);
+        all.push(guest.moment(1, 0x1001, &[0x89, 0x43, 4], &[(0x9004, 4, true, 0)]));
+        all.push(guest.moment(2, 0x1004, &[0x6a, 7], &[(0x6ffc, 4, true, 7)]));
+        guest.with("rsp", 0x6ffc);
+        all.push(guest.moment(3, 0x1006, &[0x59], &[(0x6ffc, 4, false, 7)]));
+        guest.with("rcx", 7);
+        guest.with("rsp", 0x7000);
+        all.push(guest.moment(4, 0x1007, &[0x03, 0x0d, 4, 0x90, 0, 0], &[(0x9004, 4, false, 0)]));
+        all.push(guest.moment(5, 0x100d, &[0xe3, 0x10], &[]));
+        let excerpt = excerpt(32, all);
+        for operands in [Operands::AsTheyAre, Operands::Addresses] {
+            let state = end(&excerpt, operands).state;
+            assert_eq!((state.gpr[0], state.gpr[1]), (0, 7), "{operands:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_guilty_and_can_not_be_had_makes_no_case() {
+        let guest = Guest(vec![("rsp", 0x7000)]);
+        for (bits, bytes) in [(64, &[0xee][..]), (32, &[0xd4, 10]), (64, &[0x0f, 0x05]), (64, &[0xd9, 0xe8])]
+        {
+            let excerpt = excerpt(bits, vec![guest.moment(0, 0x1000, bytes, &[])]);
+            assert_eq!(waves(&excerpt).map(|cases| cases.len()).sum::<usize>(), 0, "{bytes:?}");
+        }
+    }
+}
