@@ -34,6 +34,7 @@ mod registers;
 mod syscalls;
 mod threads;
 mod turns;
+mod value;
 
 pub(crate) use self::syscalls::{read, write};
 
@@ -59,6 +60,7 @@ use self::qemu::{Counting, Qemu};
 use self::registers::Registers;
 use self::threads::{answer_from_now_on, flush_from_now_on, wake_from_now_on};
 use self::turns::Turns;
+use self::value::Place;
 use crate::dying;
 use crate::session::{Session, Trouble};
 
@@ -120,6 +122,7 @@ static HOT: Shared<Hot> = Shared(UnsafeCell::new(Hot {
     current: std::ptr::null(),
     turn: 0,
     telling: Telling::NOTHING,
+    place: Place::UNKNOWN,
     aside: None,
     room: 0,
     is_close: false,
@@ -238,6 +241,7 @@ extern "C" fn vcpu_init(vcpu: c_uint, _: *mut c_void) {
             let hidden = || Trouble::Blind(turns::HIDDEN.to_owned());
             hot.current = current.filter(|_| is_new).ok_or_else(hidden)?;
             (hot.counter, hot.running_total) = (TOTAL.0.get(), false);
+            hot.place.forget();
             return Ok(());
         }
         probe.thread = dying::here();

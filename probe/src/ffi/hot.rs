@@ -5,6 +5,7 @@ use trace::block::Block;
 use trace::recent::Recent;
 
 use super::memory::Telling;
+use super::value::Place;
 
 /// What each block of the guest needs when it is entered, and nothing else.
 pub(super) struct Hot {
@@ -23,6 +24,7 @@ pub(super) struct Hot {
     pub(super) turn: usize,
     /// What QEMU tells of an access.
     pub(super) telling: Telling,
+    pub(super) place: Place,
     /// `whole`, where the next block is to be looked at when it is entered.
     pub(super) aside: Option<u64>,
     /// How many instructions may be entered before a block's beginning is looked at; not counted where none is.

@@ -4,6 +4,7 @@ use std::ffi::{c_int, c_uint, c_void};
 
 use trace::access::{Access, Tag};
 
+use super::value::asked;
 use super::{CB_NO_REGS, HOT, Handle, function, guarded, settled};
 
 /// `enum qemu_plugin_mem_rw`.
@@ -14,8 +15,8 @@ const WRITES: c_int = 2;
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(super) struct Value {
-    shift: c_int,
-    low: u64,
+    pub(super) shift: c_int,
+    pub(super) low: u64,
     high: u64,
 }
 
@@ -37,7 +38,7 @@ pub(super) struct Watching {
 /// QEMU's functions that tell of an access, for the callbacks.
 #[derive(Clone, Copy)]
 pub(super) struct Telling {
-    value: extern "C" fn(u32) -> Value,
+    pub(super) value: extern "C" fn(u32) -> Value,
     shift: extern "C" fn(u32) -> c_uint,
     is_store: extern "C" fn(u32) -> bool,
 }
@@ -62,10 +63,10 @@ impl Watching {
     pub(super) fn find(values: bool) -> Result<(Self, Telling), String> {
         let register = function(c"qemu_plugin_register_vcpu_mem_cb")?;
         let mut telling = Telling::NOTHING;
+        telling.shift = function(c"qemu_plugin_mem_size_shift")?;
         if values {
             telling.value = function(c"qemu_plugin_mem_get_value")?;
         } else {
-            telling.shift = function(c"qemu_plugin_mem_size_shift")?;
             telling.is_store = function(c"qemu_plugin_mem_is_store")?;
         }
         // 7.2 tells those who ask for loads of stores alone, and those who ask for stores of both (`op_rw` in
@@ -103,13 +104,15 @@ extern "C" fn accessed(_: c_uint, info: u32, address: u64, tag: *mut c_void) {
     const KEPT: [u64; 4] = [0xff, 0xffff, 0xffff_ffff, u64::MAX];
     // SAFETY: one user at a time; see the module's invariants.
     let hot = unsafe { &mut *HOT.0.get() };
-    let Value { shift, low, high } = (hot.telling.value)(info);
-    let (shift, tag) = (shift.cast_unsigned(), Tag::unpacked(tag.addr() as u64));
-    let Some(kept) = KEPT.get(shift as usize) else {
+    let tag = Tag::unpacked(tag.addr() as u64);
+    let shift = (hot.telling.shift)(info);
+    if let Some(kept) = KEPT.get(shift as usize) {
+        let value = hot.place.read().unwrap_or_else(|| asked(info, *kept));
+        note(tag, address, shift, value & kept);
+    } else {
+        let Value { low, high, .. } = (hot.telling.value)(info);
         note_both(tag, address, low, high);
-        return;
-    };
-    note(tag, address, shift, low & kept);
+    }
 }
 
 /// The same far from where the guest is looked at closely: most of a run.
