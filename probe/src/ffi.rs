@@ -13,6 +13,7 @@
 //!   callback runs when it has stopped or on its own thread). So `PROBE` and `HOT` have one user at a time.
 //! - **Signatures** are those of the header of the version that has the function: `insn_data` is told
 //!   apart by the API level, as are those of callbacks (`Callbacks`, `syscalls`); all others never changed.
+//! - **A vCPU's state** is there, and where it is, as long as its callbacks come (`value`).
 //! - **The flushing thread** touches nothing of the probe's and nothing of QEMU's but stdio's own streams.
 //! - **The waking thread** reads how far the guest is, an atomic, and nothing else.
 //! - **The answering thread** looks at the probe, and changes it, only while the host waits for its answer, and the host
