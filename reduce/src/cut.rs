@@ -349,6 +349,32 @@ mod tests {
         }
     }
 
+    /// Whether a jump is taken may be what differs, and else its block ends with it.
+    #[test]
+    fn a_jump_that_is_not_taken_leaves_a_mark() {
+        let guest = Guest(vec![("rax", 3), ("rsp", 0x7000), ("mxcsr", 0x1f80)]);
+        for (jump, is_marked) in [([0x74, 0x10], true), ([0x75, 0x10], false)] {
+            // cmp eax, 7; je or jne; inc ebx
+            let all = vec![
+                guest.moment(0, 0x1000, &[0x83, 0xf8, 7], &[]),
+                guest.moment(1, 0x1003, &jump, &[]),
+                guest.moment(2, 0x1015, &[0xff, 0xc3], &[]),
+            ];
+            for guilty in [0, 1, 2] {
+                let excerpt = Excerpt { guilty, ..excerpt(64, all.clone()) };
+                let moments = &excerpt.sides.a;
+                let case =
+                    taken::case(&excerpt, moments, usize::try_from(guilty).unwrap(), Operands::AsTheyAre, 0)
+                        .unwrap();
+                let setting =
+                    Setting { runs: Where::Linux, tells: Tells::Ends, avx: false, mxcsr_mask: u32::MAX };
+                let end = native::end(setting, &case).unwrap().expect("it ends");
+                let marked = end.memory.iter().any(|&byte| byte == 1);
+                assert_eq!((end.state.gpr[3], marked), (1, is_marked && guilty < 2), "{jump:?} {guilty}");
+            }
+        }
+    }
+
     #[test]
     fn what_is_guilty_and_can_not_be_had_makes_no_case() {
         let guest = Guest(vec![("rsp", 0x7000)]);

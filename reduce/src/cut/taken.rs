@@ -1,7 +1,8 @@
 //! Executed instructions as the code of a case: one behind another, wherever they lay, with what they touch in the case's
 //! memory.
 //!
-//! Jumps lead to the next instruction, whether taken or not: so blocks end where they did. Code of 32 and 16 bit becomes the
+//! Jumps lead to the next instruction, whether taken or not: so blocks end where they did. From the guilty instruction on one that is
+//! not taken leaves a mark, because that may be what differs. Code of 32 and 16 bit becomes the
 //! 64-bit code that does the same. What can't be taken along (system calls, devices, the floating-point stack, what 64-bit code has
 //! not) is left out, with the general registers set to what it left.
 
@@ -28,6 +29,10 @@ pub(super) enum Operands {
 const JUMP_ON: [u8; 2] = [0xeb, 0];
 const CALL_ON: [u8; 5] = [0xe8, 0, 0, 0, 0];
 const DROP: [u8; 4] = [0x48, 0x8d, 0xa4, 0x24];
+/// `mov byte ptr [disp32], 1`.
+const MARK: [u8; 3] = [0xc6, 0x04, 0x25];
+/// Where that puts it: where there are counters of loops in other cases.
+const MARKED: u64 = REGION + 8;
 
 /// A case of `moments`, which begins with these flags. Of them the one at index `guilty` has to be in it. `known` says of what
 /// they are.
@@ -54,7 +59,7 @@ pub(super) fn case(
     };
     let mut taken = Vec::with_capacity(moments.len());
     for (number, moment) in moments.iter().enumerate() {
-        let is_taken = taking.take(registers(moment)).is_some();
+        let is_taken = taking.take(registers(moment), number >= guilty).is_some();
         taken.push(is_taken);
         if !is_taken {
             if number == guilty {
@@ -145,6 +150,14 @@ impl Taking {
         self.pieces.push(Piece { id: self.pieces.len(), code, jump: None });
     }
 
+    /// A conditional jump over what leaves a mark.
+    fn jump_over_mark(&mut self, condition: u8) {
+        let id = self.pieces.len();
+        self.pieces.push(Piece { id, code: vec![0x0f, 0x80 | condition], jump: Some(id + 2) });
+        let at = u32::try_from(MARKED).unwrap_or_default().to_le_bytes();
+        self.piece([&MARK[..], &at, &[1]].concat());
+    }
+
     /// `mov` of a number to a general register.
     fn set(&mut self, register: usize, value: u64) {
         let register_of = Register::RAX + u32::try_from(register).unwrap_or_default();
@@ -182,8 +195,8 @@ impl Taking {
         }
     }
 
-    /// Takes an instruction along; `None` where it can't be.
-    fn take(&mut self, registers: Registers) -> Option<()> {
+    /// Takes an instruction along, which may be to leave a mark where it does not jump; `None` where it can't be.
+    fn take(&mut self, registers: Registers, marks: bool) -> Option<()> {
         let moment = registers.moment;
         let instruction = decoded(registers);
         if left_out(&instruction) || registers.bits != 64 && instruction.is_stack_instruction() {
@@ -200,6 +213,10 @@ impl Taking {
             FlowControl::ConditionalBranch if instruction.is_jcc_short_or_near() => {
                 // Those of iced are in the order of the processor's, behind none.
                 let condition = (instruction.condition_code() as u8).checked_sub(1)?;
+                if marks {
+                    self.jump_over_mark(condition);
+                    return Some(());
+                }
                 if instruction.is_jcc_short() {
                     vec![0x70 | condition, 0]
                 } else {
