@@ -149,8 +149,7 @@ mod tests {
 
         /// An access with this value, which QEMU is asked for.
         fn told(&mut self, place: &mut Place, value: u64) -> Result<(), Trouble> {
-            // As what another thread wrote.
-            unsafe { self.0.as_mut_ptr().add(PLACE).write_volatile(value) };
+            self.0[PLACE] = value;
             place.told(value, u64::MAX, self.at())
         }
     }
@@ -176,7 +175,7 @@ mod tests {
         }
         assert_eq!(place.at, state.0[PLACE..].as_ptr());
         for number in 0..u64::from(BETWEEN) {
-            unsafe { state.0.as_mut_ptr().add(PLACE).write_volatile(number) };
+            state.0[PLACE] = number;
             assert_eq!(place.read(), Some(number));
         }
         assert_eq!(place.read(), None, "QEMU is asked now and then");
