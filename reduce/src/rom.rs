@@ -1,7 +1,8 @@
 //! A PC's firmware that is nothing but the image, and what it takes to come to it.
 //!
 //! The processor starts 16 bytes below 4 GiB, where the last 64 KiB of a firmware end. From there it goes to protected mode,
-//! copies the image to where it belongs, maps the first GiB as it is (and itself), and goes to long mode.
+//! copies the image to where it belongs, maps the first GiB as it is (and itself) but for its beginning, where null pointers lead, and
+//! goes to long mode.
 
 use iced_x86::IcedError;
 use iced_x86::code_asm::{
@@ -79,14 +80,15 @@ fn protected(image: &Image, base: u32, length: usize) -> Result<Vec<u8>, IcedErr
     a.mov(edi, u32::try_from(CODE).unwrap_or_default())?;
     a.mov(ecx, u32::try_from(length / 4).unwrap_or_default())?;
     a.rep().movsd()?;
-    // 512 pages of 2 MiB, as they are, and the last below 4 GiB, in which this code is.
+    // Pages of 2 MiB, as they are, but for the first, which no program has either; and the last below 4 GiB, in which this code
+    // is.
     a.mov(dword_ptr(PAGES), PAGES + 0x1003)?;
     a.mov(dword_ptr(PAGES + 0x1000), PAGES + 0x2003)?;
     a.mov(dword_ptr(PAGES + 0x1018), PAGES + 0x3003)?;
     a.mov(dword_ptr(PAGES + 0x3ff8), 0xffe0_0083_u32)?;
-    a.mov(edi, PAGES + 0x2000)?;
-    a.mov(eax, 0x83)?;
-    a.mov(ecx, 512)?;
+    a.mov(edi, PAGES + 0x2008)?;
+    a.mov(eax, 0x20_0083)?;
+    a.mov(ecx, 511)?;
     let mut page = a.create_label();
     a.set_label(&mut page)?;
     a.mov(dword_ptr(edi), eax)?;
