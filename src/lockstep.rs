@@ -159,7 +159,8 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     progress.done();
     let mut report = Report { again: Some(report::again()), ..report? };
     if let Some(folder) = folder {
-        folder.fill(Request { driven: driven(&mut recording, &mut made), ..request }, &mut report);
+        let lent = Request { driven: driven(&mut recording, &mut made), ..request };
+        reduce::cut::reduce(lent, folder.path(), &mut report);
     }
     match arguments.format {
         Format::Text => say(render(&report, report::medium()).trim_end()),

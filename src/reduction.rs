@@ -3,9 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ::lockstep::report::Report;
-use ::lockstep::ride::Request;
-
 use crate::Failure;
 
 #[derive(clap::Args)]
@@ -45,11 +42,6 @@ impl<'a> Folder<'a> {
 
     pub fn path(&self) -> &Path {
         self.0
-    }
-
-    /// Reduces what `report` tells.
-    pub fn fill(&self, request: Request, report: &mut Report) {
-        reduce::cut::reduce(request, self.0, report);
     }
 }
 

@@ -71,16 +71,21 @@ impl<'s> Track<'s> {
     /// Goes on to the next step; gives back whether there is one.
     fn go_on(&mut self) -> bool {
         let Some(step) = self.steps.next() else { return false };
-        for (number, bytes) in &step.registers {
-            let number = usize::from(*number);
-            if self.registers.len() <= number {
-                self.registers.resize(number + 1, Vec::new());
-            }
-            self.registers[number].clone_from(bytes);
-        }
+        take_in(&mut self.registers, step);
         self.accesses.extend(&step.accesses);
         self.at = Some(step);
         true
+    }
+}
+
+/// A step tells of those registers only that have changed since the one before.
+pub(crate) fn take_in(registers: &mut Vec<Vec<u8>>, step: &Step) {
+    for (number, bytes) in &step.registers {
+        let number = usize::from(*number);
+        if registers.len() <= number {
+            registers.resize(number + 1, Vec::new());
+        }
+        registers[number].clone_from(bytes);
     }
 }
 

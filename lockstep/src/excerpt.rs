@@ -9,6 +9,7 @@ use trace::message::{Accessed, Look, Step, Stretch};
 use crate::calls;
 use crate::comparator::{Pair, Side};
 use crate::depth::{self, VALUES};
+use crate::difference::take_in;
 use crate::drive::Drive;
 use crate::expansion::Executed;
 use crate::report::Report;
@@ -143,13 +144,7 @@ fn moments(stream: &[Executed], steps: &[Step], vcpu: u32, stretch: Stretch) -> 
     let mut before = HashMap::new();
     let mut accesses: HashMap<u64, Vec<Accessed>> = HashMap::new();
     for step in steps {
-        for (number, bytes) in &step.registers {
-            let number = usize::from(*number);
-            if registers.len() <= number {
-                registers.resize(number + 1, Vec::new());
-            }
-            registers[number].clone_from(bytes);
-        }
+        take_in(&mut registers, step);
         if step.vcpu == vcpu && !step.ends {
             before.insert(step.position, registers.clone());
         }

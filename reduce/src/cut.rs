@@ -93,7 +93,7 @@ fn reduced(request: Request, folder: &Path, report: &Report) -> Result<Reduction
     }
     let mut heading = vec![format!("cut out of: {}", report.summary), judged.wrong.said().to_owned()];
     heading.extend(judged.said());
-    keep(folder, setting, &heading, (&whole, &reduced.case), judged.expected.as_ref(), setting.runs)?;
+    keep(folder, setting, &heading, (&whole, &reduced.case), judged.expected.as_ref())?;
     Ok(Reduction {
         folder: folder.display().to_string(),
         code: judged.code,

@@ -2,7 +2,7 @@
 
 use iced_x86::Mnemonic;
 use lockstep::comparator::Pair;
-use lockstep::report::reduction::{Unequal, Wrong};
+use lockstep::report::reduction::{Unequal, Wrong, lines};
 
 use crate::case::{Case, End, GPR_NAMES, REGION};
 use crate::image::{self, Setting, Where};
@@ -66,11 +66,7 @@ impl Judged {
     /// The same in lines.
     #[must_use]
     pub fn said(&self) -> Vec<String> {
-        let mut lines: Vec<_> = self.differs.iter().map(Unequal::said).collect();
-        if let Some(Pair { a, b }) = &self.ended {
-            lines.push(format!("on A it {a}; on B it {b}"));
-        }
-        lines
+        lines(&self.differs, self.ended.as_ref())
     }
 }
 

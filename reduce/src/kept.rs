@@ -19,7 +19,6 @@ pub fn keep(
     heading: &[String],
     (whole, reduced): (&Case, &Case),
     expected: Option<&End>,
-    runs: Where,
 ) -> Result<(), Error> {
     fs::create_dir_all(folder)?;
     let executable = |name: &str, bytes: &[u8]| -> Result<(), Error> {
@@ -35,9 +34,9 @@ pub fn keep(
         fs::write(folder.join("reduced.s"), source::program(&image, reduced, expected, mask, heading))?;
     }
     for (name, case) in [("reduced", reduced), ("whole", whole)] {
-        let silent = Setting { runs, tells: Tells::Nothing, ..setting };
+        let silent = Setting { tells: Tells::Nothing, ..setting };
         let image = Image::new(silent, std::slice::from_ref(case))?;
-        match runs {
+        match setting.runs {
             Where::Machine => fs::write(folder.join(format!("{name}.rom")), subject::file(&image)?)?,
             Where::Linux => executable(&format!("{name}-silent"), &subject::file(&image)?)?,
         }

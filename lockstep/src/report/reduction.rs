@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::comparator::Pair;
+
 /// Which build the real processor does not agree with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -39,11 +41,17 @@ pub struct Unequal {
 
 impl Unequal {
     /// As a line.
-    #[must_use]
-    pub fn said(&self) -> String {
+    fn said(&self) -> String {
         let real = self.real.as_ref().map_or_else(String::new, |real| format!(", the real processor {real}"));
         format!("{}: {} on A, {} on B{real}", self.name, self.a, self.b)
     }
+}
+
+/// What a program comes to on both, a line each; `ended`: how it ends, where one does not come to its end.
+#[must_use]
+pub fn lines(differs: &[Unequal], ended: Option<&Pair<String>>) -> Vec<String> {
+    let ended = ended.map(|Pair { a, b }| format!("on A it {a}; on B it {b}"));
+    differs.iter().map(Unequal::said).chain(ended).collect()
 }
 
 /// The program that is left.
@@ -58,5 +66,5 @@ pub struct Reduction {
     pub differs: Vec<Unequal>,
     /// How it ends on A and on B, where one of them does not come to its end.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub ended: Option<super::Pair<String>>,
+    pub ended: Option<Pair<String>>,
 }

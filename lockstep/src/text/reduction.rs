@@ -1,8 +1,8 @@
 //! The program that a difference comes down to, on a page.
 
 use super::page::{Ink, Page};
-use crate::comparator::Pair;
 use crate::report::Reduction;
+use crate::report::reduction::lines;
 
 /// What is said of it in a line, and what of each thing that differs.
 pub(crate) fn said(reduction: &Reduction) -> (String, Vec<String>) {
@@ -13,11 +13,7 @@ pub(crate) fn said(reduction: &Reduction) -> (String, Vec<String>) {
         reduction.wrong.said(),
         reduction.folder
     );
-    let mut lines: Vec<_> = reduction.differs.iter().map(crate::report::reduction::Unequal::said).collect();
-    if let Some(Pair { a, b }) = &reduction.ended {
-        lines.push(format!("on A it {a}; on B it {b}"));
-    }
-    (heading, lines)
+    (heading, lines(&reduction.differs, reduction.ended.as_ref()))
 }
 
 pub(super) fn render(page: &mut Page, reduction: &Reduction) {

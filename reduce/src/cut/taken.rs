@@ -225,10 +225,8 @@ impl Taking {
             }
             // `loop` and `jrcxz`: the opcode, and by how much.
             FlowControl::ConditionalBranch => vec![*moment.bytes.iter().nth_back(1)?, 0],
-            FlowControl::UnconditionalBranch => JUMP_ON.to_vec(),
-            FlowControl::Call => CALL_ON.to_vec(),
-            FlowControl::IndirectBranch => JUMP_ON.to_vec(),
-            FlowControl::IndirectCall => CALL_ON.to_vec(),
+            FlowControl::UnconditionalBranch | FlowControl::IndirectBranch => JUMP_ON.to_vec(),
+            FlowControl::Call | FlowControl::IndirectCall => CALL_ON.to_vec(),
             FlowControl::Return => {
                 let by =
                     8 + if instruction.op_count() > 0 { i32::from(instruction.immediate16()) } else { 0 };

@@ -244,7 +244,7 @@ impl Hunt<'_> {
         heading.extend(said);
         let cases = (&sequence.case, &reduced.case);
         let expected = judged.expected.as_ref();
-        keep(&found.folder, self.setting, &heading, cases, expected, self.setting.runs)?;
+        keep(&found.folder, self.setting, &heading, cases, expected)?;
         let json = serde_json::to_string_pretty(&found).unwrap_or_default();
         std::fs::write(found.folder.join("finding.json"), json).map_err(subject::Error::from)?;
         self.leave_out(key);
