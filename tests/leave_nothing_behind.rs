@@ -8,7 +8,7 @@ use std::process::Child;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tandem::{BUILDS, Place, Ran, build, guest, qemus, wait_until, words};
+use tandem::{BUILDS, Place, Ran, build, guest, qemus, rom, wait_until, words};
 
 /// The Linux guest, under a name by which its processes are found.
 fn named(marker: &str) -> Vec<String> {
@@ -71,17 +71,14 @@ fn a_killed_recorder_takes_its_qemu_along() {
 #[test]
 fn a_killed_recorder_takes_even_an_idle_qemu_along() {
     let place = Place::new();
-    let mut rom = vec![0x90; 64 << 10];
-    rom[0xfff0..0xfff2].copy_from_slice(&[0xfa, 0xf4]);
-    std::fs::write(place.path("halt.bin"), rom).unwrap();
-    let line = words(&["-M", "pc-i440fx-7.2", "-m", "16", "-bios", "halt.bin", "-name", "left-idle"]);
+    let line = [rom(&place, &[0xfa, 0xf4]), words(&["-name", "left-idle"])].concat();
     let start = words(&["record", "-o", "r.tdm", "--", &build(BUILDS[0])]);
     let mut child = place.start(&[start, line].concat());
     let began = std::time::Instant::now();
     wait_until("QEMU runs", || qemus("left-idle").len() == 1 && began.elapsed().as_secs() >= 1);
     signal(child.id(), Signal::SIGKILL);
     child.wait().unwrap();
-    nothing_left(&place, "left-idle", &["halt.bin", "r.tdm.incomplete"]);
+    nothing_left(&place, "left-idle", &["code.bin", "r.tdm.incomplete"]);
 }
 
 fn riding(place: &Place, marker: &str) -> Child {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tandem::{BUILDS, Place, Ran, build, guest, qemus, wait_until, words};
+use tandem::{BUILDS, Place, Ran, build, guest, qemus, rom, wait_until, words};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Victim {
@@ -28,13 +28,12 @@ fn number_behind(line: &str, word: &str) -> u64 {
     digits.replace(',', "").parse().unwrap_or_else(|_| panic!("no number behind `{word}` in {line}"))
 }
 
-fn killed(victim: Victim, build: &str, time: &str, after: Duration, marker: &str) {
-    let place = Place::new();
-    let line = [
-        words(&["record", "--time", time, "-o", "r.tdm", "--", build]),
-        guest("linux"),
-        words(&["-name", marker]),
-    ];
+/// Records the guest `line` in `place`, where nothing but files of its own is, and kills `victim`.
+fn killed(place: &Place, line: Vec<String>, victim: Victim, build: &str, time: &str, after: Duration) {
+    let (own, _) = place.left();
+    let marker = &format!("lose-{victim:?}-{}", after.as_millis());
+    let line =
+        [words(&["record", "--time", time, "-o", "r.tdm", "--", build]), line, words(&["-name", marker])];
     let child = place.start(&line.concat());
     wait_until("QEMU runs", || qemus(marker).len() == 1);
     std::thread::sleep(after);
@@ -60,12 +59,12 @@ fn killed(victim: Victim, build: &str, time: &str, after: Duration, marker: &str
         let shown = place.run(&["show", "r.tdm", "--format", "json"]).json();
         shown["ending"]["icount"].as_u64().unwrap()
     } else {
-        assert_eq!(place.left(), (words(&["r.tdm.incomplete"]), vec![]), "{told}");
+        assert_eq!(place.left(), ([own.clone(), words(&["r.tdm.incomplete"])].concat(), vec![]), "{told}");
         let repaired = place.run(&["repair", "r.tdm.incomplete"]);
         repaired.ends_with(0);
         number_behind(&repaired.out, "up to icount")
     };
-    assert_eq!(place.left(), (words(&["r.tdm"]), vec![]), "{told}");
+    assert_eq!(place.left(), ([own, words(&["r.tdm"])].concat(), vec![]), "{told}");
     let replayed = place.run(&["replay", "r.tdm"]);
     replayed.ends_with(0);
     let verdict = replayed.out.lines().last().unwrap();
@@ -85,7 +84,7 @@ fn kill_9_at_any_moment() {
     let times = std::env::var("TANDEM_KILLS").map_or(2, |times| times.parse().unwrap());
     let mut seed = 88_172_645_463_325_252_u64;
     let mut done = 0;
-    for time in 0..times {
+    for _ in 0..times {
         for victim in [Victim::Qemu, Victim::Recorder, Victim::Both] {
             // xorshift64
             seed ^= seed << 13;
@@ -93,10 +92,23 @@ fn kill_9_at_any_moment() {
             seed ^= seed << 17;
             let after = Duration::from_millis(50 + seed % 5000);
             let policy = if seed & 1 << 40 == 0 { "virtual" } else { "host" };
-            let marker = format!("lose-{victim:?}-{time}");
-            killed(victim, &build(BUILDS[usize::from(seed & 1 << 41 == 0)]), policy, after, &marker);
+            let build = build(BUILDS[usize::from(seed & 1 << 41 == 0)]);
+            killed(&Place::new(), guest("linux"), victim, &build, policy, after);
             done += 1;
         }
     }
     println!("{done} of {done} recordings repaired and replayed");
+}
+
+/// A guest that does nothing but write, so that what is there of QEMU's log ends in what belongs to one write.
+#[test]
+fn kill_9_in_the_middle_of_an_event() {
+    for (name, time) in BUILDS.into_iter().zip(["virtual", "host"]) {
+        for (victim, after) in [(Victim::Qemu, 300), (Victim::Qemu, 410), (Victim::Recorder, 520)] {
+            let place = Place::new();
+            // mov $0x3f8, %dx; out %al, %dx; jmp to that
+            let line = rom(&place, &[0xba, 0xf8, 0x03, 0xee, 0xeb, 0xfd]);
+            killed(&place, line, victim, &build(name), time, Duration::from_millis(after));
+        }
+    }
 }

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tandem::{BUILDS, Place, Ran, build, guest, qemus, wait_until, words};
+use tandem::{BUILDS, Place, Ran, build, guest, qemus, rom, wait_until, words};
 
 fn record(place: &Place, options: &[&str], guest: &[String]) -> Ran {
     place.run(
@@ -62,14 +62,6 @@ fn after_a_time() {
     let ran = record(&place, &["--timeout", "1s"], &guest("linux"));
     ran.is_refused_with(&["--timeout after 1 s", "is kept in `r.tdm`"]);
     replays(&place);
-}
-
-/// A guest that is nothing but `code`, in a ROM, at the reset vector.
-fn rom(place: &Place, code: &[u8]) -> Vec<String> {
-    let mut rom = vec![0x90; 64 << 10];
-    rom[0xfff0..0xfff0 + code.len()].copy_from_slice(code);
-    std::fs::write(place.path("code.bin"), rom).unwrap();
-    words(&["-M", "pc-i440fx-7.2", "-cpu", "max", "-m", "16", "-bios", "code.bin", "-serial", "stdio"])
 }
 
 #[test]

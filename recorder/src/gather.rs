@@ -57,10 +57,11 @@ fn copy(recording: &mut Reader, to: &mut Writer) -> Result<(), String> {
         to.append(Kind::Events, first, &content).err()
     };
     let read = recording.events(0, |_, event| {
-        events.push(event);
-        if events.size() >= FRAME {
+        // A frame ends where a log may (log::decoder).
+        if events.size() >= FRAME && !event.is_demanded() {
             failed = put(&mut events, to);
         }
+        events.push(event);
         if failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     read.map_err(told)?;

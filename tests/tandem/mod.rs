@@ -137,6 +137,14 @@ pub fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.to_owned()).collect()
 }
 
+/// A guest that is nothing but `code`, in a ROM, at the reset vector.
+pub fn rom(place: &Place, code: &[u8]) -> Vec<String> {
+    let mut rom = vec![0x90; 64 << 10];
+    rom[0xfff0..0xfff0 + code.len()].copy_from_slice(code);
+    std::fs::write(place.path("code.bin"), rom).unwrap();
+    words(&["-M", "pc-i440fx-7.2", "-cpu", "max", "-m", "16", "-bios", "code.bin", "-serial", "stdio"])
+}
+
 /// Assembles the boot sector `name` of tests/guests.
 pub fn boot_sector(place: &Place, name: &str) -> PathBuf {
     assembled(place, name, "0x7c00")

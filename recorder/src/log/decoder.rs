@@ -1,4 +1,8 @@
 //! Reads a log as it arrives in pieces, and keeps count.
+//!
+//! A log may break off anywhere, and a replay has to be able to end where it does. What has arrived of it is therefore
+//! handed on up to a place where QEMU does not ask for more: before an event that it waits for. Instructions without what
+//! they came to next, say, would have it ask for the character that they write.
 
 use super::event::{Cause, Event};
 use super::{Malformed, Version};
@@ -6,7 +10,7 @@ use super::{Malformed, Version};
 #[derive(Debug)]
 pub struct Decoder {
     version: Version,
-    /// The beginning of an event whose end has not arrived.
+    /// From the last event on that QEMU waits for: what belongs to it may not have arrived.
     pending: Vec<u8>,
     pub totals: Totals,
 }
@@ -69,19 +73,32 @@ impl Decoder {
         Decoder { version, pending: Vec::new(), totals: Totals::default() }
     }
 
-    /// Takes the next bytes of the log; hands on the events that they complete, up to and with the last one of the
-    /// log.
+    /// Takes the next bytes of the log; hands on the events up to the last place where a replay could end, up to and
+    /// with the last one of the log.
     ///
     /// # Errors
     /// Where the log has something that is not an event.
     pub fn take(&mut self, bytes: &[u8], mut on: impl FnMut(&Event)) -> Result<(), Malformed> {
         self.pending.extend_from_slice(bytes);
-        let mut used = 0;
+        let (mut read, mut used) = (0, 0);
+        let mut held = Vec::new();
         while !self.totals.ended {
-            let Some((event, length)) = self.version.event(&self.pending[used..])? else { break };
-            used += length;
-            self.totals.count(&event);
-            on(&event);
+            let Some((event, length)) = self.version.event(&self.pending[read..])? else { break };
+            if !event.is_demanded() {
+                used = read;
+                for before in held.drain(..) {
+                    self.totals.count(&before);
+                    on(&before);
+                }
+            }
+            read += length;
+            if event == Event::End {
+                used = read;
+                self.totals.count(&event);
+                on(&event);
+            } else {
+                held.push(event);
+            }
         }
         self.pending.drain(..used);
         if self.totals.ended

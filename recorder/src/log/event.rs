@@ -175,6 +175,23 @@ impl std::fmt::Display for Cause {
 }
 
 impl Event<'_> {
+    /// Whether QEMU asks the log for this event in the middle of what it does. Where the log is over by then a replay
+    /// dies (replay/replay-char.c, replay-random.c, replay-audio.c), or goes on with an older time (replay-time.c); for
+    /// all others it waits.
+    #[must_use]
+    pub fn is_demanded(&self) -> bool {
+        matches!(
+            self,
+            Event::CharWrite { .. }
+                | Event::CharReadAll(_)
+                | Event::CharReadAllError(_)
+                | Event::AudioOut(_)
+                | Event::AudioIn { .. }
+                | Event::Random { .. }
+                | Event::Clock(..)
+        )
+    }
+
     /// The event's kind in one word, as `tandem show` lists it.
     #[must_use]
     pub fn name(&self) -> &'static str {
