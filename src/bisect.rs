@@ -12,9 +12,9 @@ use ::bisect::trial::{Telling, Trial, firmware};
 use qemu::arguments::Arguments as Line;
 
 use crate::interrupt::INTERRUPTS;
-use crate::lockstep::{Compare, Format};
+use crate::lockstep::Format;
 use crate::progress::{Progress, say};
-use crate::{Failure, Outcome, reduction, report};
+use crate::{Failure, Outcome, depth, driving, reduction, report};
 
 /// Find the first commit of QEMU's on which a guest runs differently.
 ///
@@ -62,25 +62,10 @@ pub struct Tried {
     /// How large builds and runs that are kept may be together (as 500M or 8G); those not used for longest go first
     #[arg(long, value_name = "SIZE", default_value = "8G", value_parser = crate::record::size)]
     cache_size: u64,
-    /// Drive each build by this recording, made on the good one. Without one the guest runs live, in virtual time; one that
-    /// can't is recorded on the good build first
-    #[arg(long, value_name = "FILE")]
-    recording: Option<PathBuf>,
-    /// Record the guest first, whatever it is, and end that when this appears on its console
-    #[arg(long, value_name = "REGEX", conflicts_with = "recording")]
-    until: Option<regex::bytes::Regex>,
-    /// The same after so many instructions, at the next full chunk
-    #[arg(long, value_name = "N", conflicts_with = "recording")]
-    until_icount: Option<u64>,
-    /// How much is compared, instead of the most that the good build gives
-    #[arg(long, value_name = "DEPTH")]
-    compare: Option<Compare>,
-    /// Compare what is read from memory as well
-    #[arg(long)]
-    loads: bool,
-    /// QEMU's arguments for the guest. For CPU-linux-user: QEMU's options if any, the program, and the program's arguments
-    #[arg(last = true, value_name = "ARGS", required_unless_present = "recording")]
-    guest: Vec<String>,
+    #[command(flatten)]
+    driving: driving::Arguments,
+    #[command(flatten)]
+    depth: depth::Arguments,
 }
 
 impl Tried {
@@ -108,27 +93,29 @@ impl Tried {
         probe: &'a std::path::Path,
         firmware: Option<&std::path::Path>,
     ) -> Result<Trial<'a>, Failure> {
-        let mut arguments = self.guest.clone();
+        let mut arguments = self.driving.guest.clone();
         if let Some(folder) = firmware {
             arguments.extend(["-L".to_owned(), folder.display().to_string()]);
         }
-        let recording = self.recording.as_deref().map(std::path::absolute).transpose()?;
+        let recording = self.driving.recording.as_deref().map(std::path::absolute).transpose()?;
         Ok(Trial {
             cache,
             probe,
             arguments,
             recording,
-            until: self.until.clone(),
-            until_icount: self.until_icount,
-            depth: self.compare.map(Into::into),
-            loads: self.loads,
+            until: self.driving.until.clone(),
+            until_icount: self.driving.until_icount,
+            depth: self.depth.depth(),
+            loads: self.depth.loads,
             interrupts: &INTERRUPTS,
         })
     }
 
     /// Whether the guest needs firmware from the source.
     pub fn lacks_firmware(&self, target: &Target) -> bool {
-        !target.is_program && self.recording.is_none() && Line::parse(&self.guest).value("L").is_none()
+        !target.is_program
+            && self.driving.recording.is_none()
+            && Line::parse(&self.driving.guest).value("L").is_none()
     }
 }
 

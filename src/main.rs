@@ -5,7 +5,9 @@
 mod bisect;
 mod corpus;
 mod debug;
+mod depth;
 mod diff;
+mod driving;
 mod index;
 mod interrupt;
 mod lockstep;
@@ -19,6 +21,7 @@ mod replay;
 mod report;
 mod selfcheck;
 mod show;
+mod sides;
 mod step;
 mod terminal;
 mod torture;

@@ -5,17 +5,15 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use ::lockstep::comparator::Pair;
-use ::lockstep::made::Making;
 use ::lockstep::report::Verdict;
 use ::lockstep::selfcheck::{NAMES, Request, check, settings};
 use ::lockstep::text::{render, tried_line};
-use ::recorder::reader::Reader;
 use qemu::build::Build;
 
 use crate::interrupt::INTERRUPTS;
-use crate::lockstep::{Format, driven, made};
+use crate::lockstep::Format;
 use crate::progress::{Progress, say};
-use crate::{Failure, Outcome, report};
+use crate::{Failure, Outcome, driving, report};
 
 /// Ride a QEMU build against itself, with settings that must not change the guest: one instruction a block, no chaining
 /// of blocks, a tiny buffer for them, one that is mapped twice.
@@ -24,17 +22,8 @@ pub struct Arguments {
     /// The QEMU
     #[arg(value_name = "QEMU")]
     build: PathBuf,
-    /// Drive both sides by this recording. Without one both run live, in virtual time; a guest that can't, because it has a
-    /// drive, a network or an interactive input, is recorded first, and both are driven by that. Ctrl-C ends the recording,
-    /// and what was recorded is compared
-    #[arg(long, value_name = "FILE")]
-    recording: Option<PathBuf>,
-    /// Record the guest first, whatever it is, and end that when this appears on its console
-    #[arg(long, value_name = "REGEX", conflicts_with = "recording")]
-    until: Option<regex::bytes::Regex>,
-    /// The same after so many instructions, at the next full chunk
-    #[arg(long, value_name = "N", conflicts_with = "recording")]
-    until_icount: Option<u64>,
+    #[command(flatten)]
+    driving: driving::Arguments,
     /// Try this setting only; may be given again
     #[arg(long, value_name = "NAME", value_parser = NAMES)]
     setting: Vec<String>,
@@ -43,9 +32,6 @@ pub struct Arguments {
     /// How the result is printed; the data is documented in lockstep/REPORT.md
     #[arg(long, default_value = "text")]
     format: Format,
-    /// QEMU's arguments for the guest; with a recording they replace the recorded ones
-    #[arg(last = true, value_name = "ARGS", required_unless_present = "recording")]
-    guest: Vec<String>,
 }
 
 pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
@@ -53,31 +39,19 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let symbols = arguments.told.symbols()?;
     let page = arguments.told.page()?;
     let probe = qemu::run::probe()?;
-    let mut recording = arguments.recording.as_deref().map(Reader::open).transpose()?;
     let text = arguments.format == Format::Text;
     let medium = report::medium();
     let mut settings = settings(&build);
     settings.retain(|setting| {
         arguments.setting.is_empty() || arguments.setting.iter().any(|name| name == setting.name)
     });
-    let mut made = match recording {
-        Some(_) => None,
-        None => made(Making {
-            build: &build,
-            probe: &probe,
-            arguments: &arguments.guest,
-            extra: Pair { a: &[], b: &[] },
-            until: arguments.until.clone(),
-            until_icount: arguments.until_icount,
-            interrupts: &INTERRUPTS,
-        })?,
-    };
+    let mut source = arguments.driving.source(&build, &probe, Pair { a: &[], b: &[] })?;
     let progress = RefCell::new(Progress::new("selfcheck"));
     let request = Request {
         build: &build,
         probe: &probe,
-        arguments: (!arguments.guest.is_empty()).then_some(&arguments.guest),
-        driven: driven(&mut recording, &mut made),
+        arguments: arguments.driving.given(),
+        driven: source.driven(),
         explain: page.is_some() || text && std::io::stdout().is_terminal(),
         blocks: arguments.told.blocks(),
         symbols: symbols.as_ref(),

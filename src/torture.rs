@@ -8,30 +8,19 @@ use ::recorder::account::grouped;
 use ::torture::finding::Finding;
 use ::torture::hunt::{Hunted, Progress as Far, Request, Told, hunt};
 use clap::ValueEnum;
-use qemu::build::Build;
 
 use crate::interrupt::INTERRUPTS;
 use crate::lockstep::Format;
 use crate::progress::{Progress, say};
-use crate::{Failure, Outcome};
+use crate::{Failure, Outcome, sides};
 
 /// Run random code on two QEMU builds, and reduce what they disagree on to a few instructions.
 ///
 /// Each finding is checked on the real processor here, and kept as a program that tests for it.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The QEMU of side A: qemu-x86_64, or qemu-system-x86_64 for a bare machine
-    #[arg(long, value_name = "QEMU")]
-    a: PathBuf,
-    /// The QEMU of side B
-    #[arg(long, value_name = "QEMU")]
-    b: PathBuf,
-    /// An argument for side A only
-    #[arg(long, value_name = "X", allow_hyphen_values = true)]
-    a_arg: Vec<String>,
-    /// An argument for side B only
-    #[arg(long, value_name = "X", allow_hyphen_values = true)]
-    b_arg: Vec<String>,
+    #[command(flatten)]
+    sides: sides::Arguments,
     /// What the code is made from: the same seed, builds and features make the same code. One that is new each time where
     /// none is given
     #[arg(long, value_name = "N")]
@@ -131,8 +120,7 @@ fn summary(hunted: &Hunted) -> String {
 
 pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let Isa::X86_64 = arguments.isa;
-    let a = Build::inspect_any(&arguments.a)?;
-    let b = if arguments.b == arguments.a { a.clone() } else { Build::inspect_any(&arguments.b)? };
+    let Pair { a, b } = arguments.sides.builds()?;
     let probe = qemu::run::probe()?;
     let seed = arguments.seed.unwrap_or_else(|| {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| u64::from(now.subsec_nanos()))
@@ -147,7 +135,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         builds: Pair { a: &a, b: &b },
         probe: &probe,
         options: &arguments.options,
-        extra: Pair { a: &arguments.a_arg, b: &arguments.b_arg },
+        extra: arguments.sides.extra(),
         seed,
         features: &arguments.features,
         batch: arguments.batch_size.into(),
