@@ -49,6 +49,14 @@ pub enum Error {
     NoTcg { path: PathBuf, has: String },
 }
 
+/// What makes a QEMU say which accelerators it has.
+const ACCELERATORS: [&str; 2] = ["-accel", "help"];
+
+/// Whether an executable is called as QEMU's emulators of machines are.
+fn is_called_a_system(path: &Path) -> bool {
+    path.file_name().unwrap_or_default().as_encoded_bytes().starts_with(b"qemu-system-")
+}
+
 impl Build {
     /// Looks at the executable `name`: a path, or a name on the PATH.
     ///
@@ -76,10 +84,12 @@ impl Build {
             let output = asked.wait_with_output().map_err(unrunnable)?;
             Ok(String::from_utf8_lossy(&output.stdout).into_owned())
         };
-        // It answers while the file is read. Only a QEMU is asked more.
+        // It answers while the file is read. Only what is called a QEMU is asked more before it has said that it is one.
         let version = ask(&["--version"])?;
+        let accelerators = is_called_a_system(&path).then(|| ask(&ACCELERATORS)).transpose()?;
         let sha256 = sha256(&path).map_err(unrunnable);
         let text = says(version)?;
+        let accelerators = accelerators.map(says).transpose()?;
         let first = text.lines().next().unwrap_or_default();
         if let Some((_, version)) = first.split_once(" version ")
             && first.starts_with("qemu-")
@@ -89,7 +99,10 @@ impl Build {
         let Some(version) = first.strip_prefix("QEMU emulator version ") else {
             return Err(Error::NotQemu(path));
         };
-        let accelerators = says(ask(&["-accel", "help"])?)?;
+        let accelerators = match accelerators {
+            Some(said) => said,
+            None => says(ask(&ACCELERATORS)?)?,
+        };
         if !accelerators.lines().any(|line| line.trim() == "tcg") {
             let has = accelerators.lines().skip(1).map(str::trim).collect::<Vec<_>>().join(", ");
             return Err(Error::NoTcg { path, has: if has.is_empty() { "none".to_owned() } else { has } });
@@ -103,9 +116,7 @@ impl Build {
     /// is not called as QEMU's are: what a stranger's recording names is run as a QEMU only where it says that it is one.
     #[must_use]
     pub fn is_unchanged(&self) -> bool {
-        let name = self.path.file_name().unwrap_or_default();
-        name.as_encoded_bytes().starts_with(b"qemu-system-")
-            && sha256(&self.path).is_ok_and(|now| now == self.sha256)
+        is_called_a_system(&self.path) && sha256(&self.path).is_ok_and(|now| now == self.sha256)
     }
 
     /// The release that it is, or that it is developed towards: the major and the minor number.

@@ -151,6 +151,14 @@ impl Run {
     /// # Errors
     /// Where QEMU does not come up with the probe.
     pub fn start(plan: &Plan, tell: impl Fn(Happening) + Clone + Send + 'static) -> Result<Self, Error> {
+        Run::begin(plan, tell.clone())?.come_up(tell)
+    }
+
+    /// Starts a build as [`start`](Self::start) does, and waits for nothing: [`come_up`](Self::come_up) does.
+    ///
+    /// # Errors
+    /// Where it can't be started.
+    pub fn begin(plan: &Plan, tell: impl Fn(Happening) + Clone + Send + 'static) -> Result<Self, Error> {
         let (host, guest) = UnixStream::pair()?;
         let mut passed: Vec<RawFd> = plan.passed.iter().map(AsRawFd::as_raw_fd).collect();
         let mut command = Command::new(&plan.build.path);
@@ -275,7 +283,7 @@ impl Run {
         let taken = if let Typing::Taken(taken) = &plan.typed { Some(Arc::clone(taken)) } else { None };
         let typing = child.stdin.take().map(|stdin| type_in(stdin, taken));
         let path = plan.build.path.clone();
-        let mut run = Run {
+        Ok(Run {
             path,
             child,
             probe: plan.probe.is_some().then_some(host),
@@ -288,9 +296,16 @@ impl Run {
             plugin_api: 0,
             target: String::new(),
             pid: 0,
-        };
-        let Some(mut from) = run.greet()? else { return Ok(run) };
-        run.readers.push(std::thread::spawn(move || {
+        })
+    }
+
+    /// Waits until the probe of what was begun has spoken. `tell`: as when it was.
+    ///
+    /// # Errors
+    /// Where QEMU does not come up with the probe.
+    pub fn come_up(mut self, tell: impl Fn(Happening) + Send + 'static) -> Result<Self, Error> {
+        let Some(mut from) = self.greet()? else { return Ok(self) };
+        self.readers.push(std::thread::spawn(move || {
             loop {
                 match codec::read(&mut from) {
                     Ok(Some(message)) => tell(Happening::Probe(message)),
@@ -301,7 +316,7 @@ impl Run {
                 }
             }
         }));
-        Ok(run)
+        Ok(self)
     }
 
     /// Waits for the probe's first words; gives back where it will say more.

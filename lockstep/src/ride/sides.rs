@@ -113,7 +113,11 @@ impl Ride {
         given: &Pair<Given>,
     ) -> Result<Self, Error> {
         let (tell, come) = channel();
-        let start = |side: Side| {
+        let telling = |side: Side| {
+            let tell = tell.clone();
+            move |happening| drop(tell.send((side, happening)))
+        };
+        let begin = |side: Side| {
             let Given { arguments, passed } = given.get(side);
             let log = source_of(&drive.sources, side).map(Source::log);
             let passed: Vec<_> = log.into_iter().chain(passed.as_ref().map(AsFd::as_fd)).collect();
@@ -128,11 +132,12 @@ impl Ride {
                 environment: None,
                 console: consoles.map(|files| files.get(side).as_fd()),
             };
-            let tell = tell.clone();
-            Run::start(&plan, move |happening| drop(tell.send((side, happening))))
-                .map_err(|error| Error::Run(side, error))
+            Run::begin(&plan, telling(side)).map_err(|error| Error::Run(side, error))
         };
-        let runs = Pair { a: start(Side::A)?, b: start(Side::B)? };
+        // Neither waits for the other to come up.
+        let (a, b) = (begin(Side::A)?, begin(Side::B)?);
+        let come_up = |run: Run, side| run.come_up(telling(side)).map_err(|error| Error::Run(side, error));
+        let runs = Pair { a: come_up(a, Side::A)?, b: come_up(b, Side::B)? };
         let is_program = request.builds.a.mode == Mode::User;
         Ok(Ride {
             comparator: if is_program {
